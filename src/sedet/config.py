@@ -1,0 +1,174 @@
+"""Every setting of a training, in one tree: type, default, unit, meaning.
+
+Command-line flags, YAML keys and a run's config.yaml carry these names (nested ones with a dot: ``--sed.gamma``).
+``None`` means "follows from the data, the device and the other settings"; the plan printed before training
+shows what was taken. Nothing heavy is imported here: ``sedet --help`` reads this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The detector's size. The defaults fit the device: small on a CPU, the field's usual on a GPU."""
+
+    neck_channels: int | None = None
+    """Channels of the feature pyramid and the head. Default: 96 on a CPU, 256 on a GPU."""
+    head_convs: int | None = None
+    """3x3 convolutions in each branch of the head. Default: 2 on a CPU, 4 on a GPU."""
+    level_range: float = 8.0
+    """Farthest side, in strides, that a pyramid level answers for (FCOS: 8, so P3 answers up to 64 px)."""
+    center_radius: float = 1.5
+    """Radius of the positive centre region of an object, in strides (FCOS)."""
+    freeze_stages: int = 1
+    """Backbone stages, from the stem on, that are not trained when pretrained weights are loaded."""
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """Augmentation. Weak views have only the geometry; strong views add the photometric part and the erasing."""
+
+    scale_min: float = 0.6
+    """Smallest zoom of the scale jitter (1: the image's long side is image_size)."""
+    scale_max: float = 1.4
+    """Largest zoom; what leaves the canvas is cropped."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    vertical_flip: float = 0.0
+    """Probability of a vertical flip (aerial and microscope images)."""
+    jitter: float = 0.8
+    """Probability of colour jitter in the strong view (brightness, contrast, saturation 0.4, hue 0.1)."""
+    grey: float = 0.2
+    """Probability of a grey image in the strong view."""
+    blur: float = 0.5
+    """Probability of Gaussian blur (sigma 0.1-2 px) in the strong view."""
+    erase: bool = True
+    """Random erasing in the strong view (up to three rectangles)."""
+    erase_limit: float = 0.7
+    """A box erased over more than this share of its area neither teaches nor counts as background."""
+
+
+@dataclass(frozen=True)
+class SEDConfig:
+    """The method. Each part can be switched off and each choice replaced, for ablations."""
+
+    distill: bool = True
+    """Self-distillation: the student's full view learns the teacher's answers at every region."""
+    scale: bool = True
+    """Scale-equivalent distillation: the student's half-size view learns them too."""
+    reweight: Literal["discrepancy", "foreground", "none"] = "discrepancy"
+    """What weighs a class term: |p_T - p_S|^gamma, the teacher's foreground score, or nothing."""
+    gamma: float = 2.0
+    """Exponent of the discrepancy weight."""
+    normalizer: Literal["foreground", "weights", "count"] = "foreground"
+    """What the class loss is divided by: sum of the teacher's foreground, sum of weights, number of regions."""
+    box_loss: Literal["giou", "smooth_l1"] = "giou"
+    """Loss between the teacher's and the student's boxes (smooth L1 in units of stride)."""
+    temperature: float = 1.0
+    """Divides the teacher's class logits; below 1 sharpens."""
+    weight: float = 2.0
+    """lambda_u: weight of the unlabelled loss after the ramp."""
+    scale_weight: float = 1.0
+    """lambda_s: weight of the half-size view's loss beside the full view's."""
+    class_weight: float = 1.0
+    """Weight of the class term."""
+    box_weight: float = 1.0
+    """Weight of the box term."""
+    quality_weight: float = 1.0
+    """Weight of the quality (centerness) term, for detectors that have one."""
+    targets: Literal["soft", "hard"] = "soft"
+    """soft: self-distillation. hard: the teacher's boxes above a threshold as labels (the ablation)."""
+    threshold: float = 0.7
+    """Score threshold of hard targets. Soft targets have none."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a detector from few labels and a folder of unlabelled images."""
+
+    labeled: str = ""
+    """Labelled data: COCO JSON, a Pascal VOC folder or a YOLO data.yaml (file or folder; format is detected)."""
+    unlabeled: tuple[str, ...] = ()
+    """Unlabelled images: folders (recursive), list files (.txt) or globs. No annotations are ever read."""
+    val: str | None = None
+    """Labelled data to judge by. Default: a part of the labels, when there are enough."""
+    out: str = "runs/sedet"
+    """Run folder to write. Must be new or empty."""
+    images: str | None = None
+    """Folder of the labelled images, where the annotations' own paths do not lead to them."""
+    val_images: str | None = None
+    """The same for the validation images."""
+    classes: tuple[str, ...] = ()
+    """Classes to learn, in this order. Default: all of the labelled data."""
+    exclude_labeled: bool = False
+    """Leave labelled images out of the unlabelled pool (by default they stay, without their labels)."""
+    method: Literal["sed", "supervised"] = "sed"
+    """sed, or supervised: the same loop on the labels alone."""
+    detector: Literal["fcos"] = "fcos"
+    """Detector architecture."""
+    backbone: str | None = None
+    """Any timm backbone with strides 4-32. Default: tf_efficientnet_lite0 on a CPU, resnet50 on a GPU."""
+    weights: str = "auto"
+    """Backbone weights: auto (pretrained), none (from scratch), or a state-dict file."""
+    init: str | None = None
+    """Warm start from a detector file of yours, or torchvision's COCO weights; the burn-in shortens."""
+    image_size: int | None = None
+    """Long side of the training images, pixels. Default: from the data and the device."""
+    batch: int | None = None
+    """Labelled images a step, over all processes. Default: from the device and the image size."""
+    ratio: float = 1.0
+    """Unlabelled images a step for each labelled one."""
+    steps: int | None = None
+    """Updates in all, burn-in included. Default: from the data."""
+    rate: float | None = None
+    """Peak learning rate (AdamW). Default: follows the batch size."""
+    backbone_rate: float = 0.3
+    """Learning rate of a pretrained backbone, as a share of the rate."""
+    weight_decay: float = 0.05
+    """AdamW weight decay (not on norms and biases)."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning-rate schedule after the warm-up."""
+    warmup: float = 0.03
+    """Share of the steps in which the rate rises from zero."""
+    clip: float = 10.0
+    """Largest gradient norm; 0 does not clip."""
+    accumulate: int = 1
+    """Batches a step is split into, to save memory."""
+    burn_in: float | None = None
+    """Share of the steps on labels alone, before unlabelled images join. Default: 0.25 (0.05 with --init)."""
+    ramp: float = 0.1
+    """Share of the steps over which the unlabelled weight rises after the burn-in."""
+    ema_decay: float | None = None
+    """Largest decay of the teacher's average. Default: from the steps after burn-in."""
+    half_size: bool = True
+    """Train labelled images at half size too (as well as at full size)."""
+    seed: int = 0
+    """Base of every random draw."""
+    device: str = "auto"
+    """auto, cpu, cuda, or mps (untested)."""
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    """Numeric precision. Default: bf16 on GPUs that have it, 32 elsewhere."""
+    threads: int | None = None
+    """CPU threads of the computation. Default: PyTorch's."""
+    workers: int | None = None
+    """Processes that load images. Default: from the machine."""
+    cache: float = 2.0
+    """Memory for decoded training images, GiB; 0 decodes anew each time."""
+    eval_every: int | None = None
+    """Steps between evaluations on val. Default: twelve evaluations."""
+    save_every: int | None = None
+    """Steps between checkpoints to resume from. Default: at each evaluation."""
+    guard: bool = True
+    """Ship the best teacher on val, never one below the labels alone. Off: ship the last teacher."""
+    patience: int = 0
+    """Stop after this many evaluations without a better teacher; 0 never does."""
+    start: str | None = None
+    """Start from the end of this run's burn-in (for comparisons that share one)."""
+    stop: int | None = None
+    """Stop at this step, leaving a checkpoint to resume from (to train a long run in parts)."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    views: ViewConfig = field(default_factory=ViewConfig)
+    sed: SEDConfig = field(default_factory=SEDConfig)

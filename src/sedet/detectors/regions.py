@@ -1,0 +1,88 @@
+"""What detectors answer with, and what they are taught with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+FULL_LEVELS = (3, 4, 5, 6, 7)
+"""Pyramid levels of a full-size view: strides 8 to 128."""
+HALF_LEVELS = (2, 3, 4, 5, 6)
+"""Pyramid levels of the half-size view: one lower, so that grids match (our design)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """A detector's raw answers on a batch, one row a region (FCOS: a location), levels in order, row-major.
+
+    Attributes:
+        logits: float [batch, regions, classes], one sigmoid a class (no background logit).
+        boxes: float [batch, regions, 4], xyxy in pixels of the view.
+        quality: float [batch, regions] logits (FCOS centerness), or None.
+        points: float [regions, 2], x and y of the region's centre in pixels of the view.
+        strides: float [regions], pixels of the view.
+        valid: bool [batch, regions], False where the centre lies in padding.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    quality: Tensor | None
+    points: Tensor
+    strides: Tensor
+    valid: Tensor
+
+    def __len__(self) -> int:
+        return int(self.logits.shape[1])
+
+    def images(self, part: slice) -> Regions:
+        """The answers for some images of the batch."""
+        quality = None if self.quality is None else self.quality[part]
+        return Regions(
+            self.logits[part], self.boxes[part], quality, self.points, self.strides, self.valid[part]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The objects of one view.
+
+    Attributes:
+        boxes: float32 [n, 4], xyxy in pixels of the view, clipped to its content.
+        labels: int64 [n], 0-based classes.
+        ignore: float32 [k, 4], regions that are neither object nor background (crowd, difficult, erased).
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    ignore: Tensor
+
+    def halved(self) -> Targets:
+        """For the half-size view."""
+        return Targets(self.boxes / 2, self.labels, self.ignore / 2)
+
+    def to(self, device: torch.device) -> Targets:
+        return Targets(
+            self.boxes.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            self.ignore.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """Final detections of one image, best first.
+
+    Attributes:
+        boxes: float32 [n, 4], xyxy pixels, in the frame the producer states (view, or original image).
+        scores: float32 [n] in 0..1.
+        labels: int64 [n], 0-based classes.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return int(self.scores.shape[0])

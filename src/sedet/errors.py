@@ -1,0 +1,40 @@
+"""Errors a user can cause and mend. The command prints them as one line and exits with code 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class SedetError(Exception):
+    """A mistake in what was given to the program: says what, where, and what to do. Never shown with a traceback."""
+
+
+class ConfigError(SedetError):
+    """A setting that is unknown, malformed, or does not go with another."""
+
+
+class DataError(SedetError):
+    """Data that cannot be read or used.
+
+    Args:
+        what: the problem, in words.
+        where: the file (and line, image, box) it was met in.
+        todo: what the user can do about it.
+    """
+
+    def __init__(self, what: str, where: Path | str | None = None, todo: str | None = None) -> None:
+        self.what, self.where, self.todo = what, where, todo
+        text = f"{where}: {what}" if where is not None else what
+        super().__init__(f"{text}. {todo}" if todo else text)
+
+
+class ImageError(DataError):
+    """An image that is missing, unreadable, truncated or too large. Training skips and counts it."""
+
+
+class CheckpointError(SedetError):
+    """A checkpoint or detector file that is damaged, foreign, or does not fit."""
+
+
+class TrainingError(SedetError):
+    """Training cannot go on (non-finite loss, no memory, full disk). The last good checkpoint is kept."""
