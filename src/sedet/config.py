@@ -44,7 +44,7 @@ class ViewConfig:
     grey: float = 0.2
     """Probability of a grey image in the strong view."""
     blur: float = 0.5
-    """Probability of Gaussian blur (sigma 0.1-2 px) in the strong view."""
+    """Probability of Gaussian blur (sigma 0.1-2 px at 640 px) in the strong view."""
     erase: bool = True
     """Random erasing in the strong view (up to three rectangles)."""
     erase_limit: float = 0.7

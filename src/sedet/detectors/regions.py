@@ -1,10 +1,9 @@
-"""What detectors answer with, and what they are taught with."""
+"""What detectors answer with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 FULL_LEVELS = (3, 4, 5, 6, 7)
@@ -41,32 +40,6 @@ class Regions:
         quality = None if self.quality is None else self.quality[part]
         return Regions(
             self.logits[part], self.boxes[part], quality, self.points, self.strides, self.valid[part]
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """The objects of one view.
-
-    Attributes:
-        boxes: float32 [n, 4], xyxy in pixels of the view, clipped to its content.
-        labels: int64 [n], 0-based classes.
-        ignore: float32 [k, 4], regions that are neither object nor background (crowd, difficult, erased).
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    ignore: Tensor
-
-    def halved(self) -> Targets:
-        """For the half-size view."""
-        return Targets(self.boxes / 2, self.labels, self.ignore / 2)
-
-    def to(self, device: torch.device) -> Targets:
-        return Targets(
-            self.boxes.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.ignore.to(device, non_blocking=True),
         )
 
 

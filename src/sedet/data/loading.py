@@ -1,0 +1,201 @@
+"""Batches for each training step: a function of (seed, step), whatever the number of workers or processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from sedet.config import ViewConfig
+from sedet.data import chance
+from sedet.data.batch import Batch
+from sedet.data.images import read_image
+from sedet.data.table import AnnotationTable, Objects
+from sedet.data.views import (
+    View,
+    canvas_side,
+    half_view,
+    stack_views,
+    strong_view,
+    view_targets,
+    weak_view,
+)
+from sedet.errors import ImageError, SedetError
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image of a training set; ``objects`` is None in the unlabelled pool.
+
+    ``size`` is the original width and height, (0, 0) where unknown.
+    """
+
+    path: Path
+    name: str
+    size: tuple[int, int]
+    use_exif: bool
+    objects: Objects | None
+
+
+def labeled_samples(table: AnnotationTable) -> list[Sample]:
+    return [
+        Sample(image.path, image.name, (image.width, image.height), image.use_exif, objects)
+        for image, objects in zip(table.images, table.objects, strict=True)
+    ]
+
+
+def unlabeled_samples(paths: Sequence[Path]) -> list[Sample]:
+    return [Sample(path, str(path), (0, 0), True, None) for path in paths]
+
+
+class ImageCache:
+    """Decoded images, shrunk to what training can use, in memory up to a limit."""
+
+    def __init__(self, limit: float, max_side: int) -> None:
+        self._left = int(limit * 2**30)
+        self._max_side = max_side
+        self._images: dict[Path, NDArray[np.uint8]] = {}
+
+    def read(self, sample: Sample) -> NDArray[np.uint8]:
+        """uint8 [height, width, 3], RGB. Raises ImageError."""
+        image = self._images.get(sample.path)
+        if image is None:
+            image = read_image(sample.path, use_exif=sample.use_exif, max_side=self._max_side)
+            if image.nbytes <= self._left:
+                self._left -= image.nbytes
+                self._images[sample.path] = image
+        return image
+
+
+class StepData(Dataset[tuple[Batch, Batch | None]]):
+    """The batches of each micro-step: labelled, and unlabelled from the end of the burn-in on.
+
+    The stream of each set is endless: shuffled passes, so that a small set never ends an epoch early and one
+    image is enough. Process ``rank`` of ``world`` takes its share of each joint batch.
+
+    Args:
+        labeled, unlabeled: the samples; ``unlabeled`` may be empty.
+        batch, unlabeled_batch: images of each kind in a micro-step, over all processes.
+        image_size: long side of a view at zoom 1, pixels.
+        unlabeled_from: first micro-step with unlabelled images.
+    """
+
+    def __init__(
+        self,
+        labeled: Sequence[Sample],
+        unlabeled: Sequence[Sample],
+        *,
+        batch: int,
+        unlabeled_batch: int,
+        image_size: int,
+        views: ViewConfig,
+        seed: int,
+        unlabeled_from: int,
+        cache: float = 0.0,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.labeled, self.unlabeled = labeled, unlabeled
+        self.batch, self.unlabeled_batch = batch, unlabeled_batch
+        self.image_size, self.views, self.seed = image_size, views, seed
+        self.unlabeled_from = unlabeled_from
+        self.rank, self.world = rank, world
+        self._cache_limit = cache / max(1, workers)  # each worker process fills its own
+        self._cache: ImageCache | None = None
+
+    def __getitem__(self, step: int) -> tuple[Batch, Batch | None]:
+        labeled = self._read("labeled", self.labeled, self.batch, step)
+        unlabeled = None
+        if self.unlabeled and self.unlabeled_batch and step >= self.unlabeled_from:
+            unlabeled = self._read("unlabeled", self.unlabeled, self.unlabeled_batch, step - self.unlabeled_from)
+        return labeled, unlabeled
+
+    def _read(self, purpose: str, samples: Sequence[Sample], batch: int, step: int) -> Batch:
+        share = batch // self.world
+        views, weak, targets, names, skipped = [], [], [], [], []
+        for slot in range(self.rank * share, (self.rank + 1) * share):
+            position = step * batch + slot
+            sample, image, broken = self._pick(samples, purpose, position)
+            skipped += broken
+            names.append(sample.name)
+            original = sample.size if sample.size[0] else None
+            rng = chance.generator(self.seed, purpose, "geometry", position)
+            weak.append(weak_view(image, self.image_size, self.views, rng, original))
+            views.append(strong_view(weak[-1], self.views, self.seed, purpose, position))
+            if sample.objects is not None:
+                targets.append(view_targets(views[-1], sample.objects, self.views))
+        side = canvas_side(self.image_size)
+        strong, content = stack_views(views, side)
+        half, _ = stack_views([half_view(v) for v in views], side // 2)
+        labelled = samples[0].objects is not None
+        return Batch(
+            strong=strong,
+            half=half,
+            weak=None if labelled else stack_views(weak, side)[0],
+            content=content,
+            erased=_pad_erased(views),
+            targets=tuple(targets) if labelled else None,
+            names=tuple(names),
+            skipped=tuple(skipped),
+        )
+
+    def _pick(
+        self, samples: Sequence[Sample], purpose: str, position: int
+    ) -> tuple[Sample, NDArray[np.uint8], list[str]]:
+        """The sample at a position of the stream; the next in the set that can be read, where it cannot be."""
+        if self._cache is None:
+            zoom = max(1.0, self.views.scale_max)
+            self._cache = ImageCache(self._cache_limit, math.ceil(self.image_size * zoom))
+        index = chance.endless_index(self.seed, purpose, len(samples), position)
+        broken = []
+        for offset in range(len(samples)):
+            sample = samples[(index + offset) % len(samples)]
+            try:
+                return sample, self._cache.read(sample), broken
+            except ImageError:
+                broken.append(sample.name)
+        raise SedetError(f"none of the {len(samples)} {purpose} images can be read (first: {broken[0]})")
+
+
+def _pad_erased(views: Sequence[View]) -> torch.Tensor:
+    erased = torch.zeros(len(views), 3, 4)
+    for i, view in enumerate(views):
+        erased[i, : len(view.erased)] = view.erased
+    return erased
+
+
+class _Steps(torch.utils.data.Sampler[int]):
+    def __init__(self, start: int, stop: int) -> None:
+        self.start, self.stop = start, stop
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.stop))
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+
+def step_loader(
+    data: StepData, start: int, stop: int, workers: int, pin: bool
+) -> DataLoader[tuple[Batch, Batch | None]]:
+    """Micro-steps ``start`` to ``stop`` in order."""
+    return DataLoader(
+        data,
+        batch_size=None,
+        sampler=_Steps(start, stop),
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=3 if workers else None,
+        worker_init_fn=_one_thread if workers else None,
+    )
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,72 @@
+"""Build a detector from its settings, or again from what a detector file says of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from sedet.config import ModelConfig
+from sedet.detectors.backbones import Backbone
+from sedet.detectors.fcos import FCOS, FCOSSpec
+from sedet.errors import CheckpointError, ConfigError
+
+Detector = FCOS
+"""The detector contract: ``forward(images, content, levels) -> Regions``, ``loss``, ``detect``, ``spec``."""
+
+
+def build_detector(
+    detector: str, backbone: str, classes: int, model: ModelConfig, weights: str = "auto"
+) -> Detector:
+    """A new detector.
+
+    Args:
+        detector: architecture name.
+        backbone: timm model name.
+        classes: number of foreground classes.
+        model: sizes; None in it means the small (CPU) choice.
+        weights: see :class:`~sedet.detectors.backbones.Backbone`.
+
+    Raises:
+        ConfigError: unknown architecture or backbone, or weights that cannot be had.
+    """
+    if detector != "fcos":
+        raise ConfigError(f"there is no detector '{detector}'; there is: fcos")
+    body = Backbone(backbone, weights, model.freeze_stages)
+    spec = FCOSSpec(
+        classes=classes,
+        backbone=backbone,
+        neck_channels=model.neck_channels or 96,
+        head_convs=2 if model.head_convs is None else model.head_convs,
+        level_range=model.level_range,
+        center_radius=model.center_radius,
+        pretrained_norm=body.pretrained,
+    )
+    return FCOS(spec, body)
+
+
+def rebuild_detector(spec: dict[str, Any]) -> Detector:
+    """The network a detector file describes, its weights still to be loaded.
+
+    Raises:
+        CheckpointError: the description is not one of this version's detectors.
+    """
+    known = dict(spec)
+    if known.pop("detector", None) != "fcos":
+        raise CheckpointError(f"unknown detector {spec.get('detector')!r}: written by a newer version?")
+    try:
+        parsed = FCOSSpec(**known)
+    except TypeError as error:
+        raise CheckpointError(f"the detector's description does not fit this version ({error})") from error
+    sizes = (parsed.classes, parsed.neck_channels, parsed.head_convs)
+    if not all(isinstance(v, int) and 0 <= v <= 100_000 for v in sizes) or not isinstance(parsed.backbone, str):
+        raise CheckpointError(f"the detector's description is damaged: {spec}")
+    body = Backbone(parsed.backbone, "none", 0, pretrained_norm=parsed.pretrained_norm)
+    return FCOS(parsed, body)
+
+
+def freeze_unused(model: nn.Module, half_size: bool) -> None:
+    """Without half-size views nothing uses P2: its parameters are frozen, so that every other one is used."""
+    if not half_size and isinstance(model, FCOS):
+        for block in (model.fpn.inner_blocks[0], model.fpn.layer_blocks[0]):
+            block.requires_grad_(False)

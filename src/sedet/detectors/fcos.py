@@ -1,0 +1,211 @@
+"""FCOS (Tian et al., ICCV 2019) on the shared pyramid: a dense, anchor-free detector with a centerness logit.
+
+The head's modules are torchvision's; its forward is ours: one sigmoid a class without a background logit, and box
+sides by softplus in units of the stride (a ReLU there can die and never learn again).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
+from torchvision.ops import batched_nms, clip_boxes_to_image, generalized_box_iou_loss, sigmoid_focal_loss
+
+from sedet.data.batch import Targets
+from sedet.detectors.backbones import Backbone, group_norm
+from sedet.detectors.normalizer import process_mean
+from sedet.detectors.pyramid import Pyramid
+from sedet.detectors.regions import FULL_LEVELS, Detections, Regions
+
+
+@dataclass(frozen=True)
+class FCOSSpec:
+    """All that is needed to build the network again; saved inside detector files."""
+
+    classes: int
+    backbone: str
+    neck_channels: int = 256
+    head_convs: int = 4
+    level_range: float = 8.0
+    center_radius: float = 1.5
+    neck_norm: bool = True
+    pretrained_norm: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"detector": "fcos", **asdict(self)}
+
+
+class FCOS(nn.Module):
+    """Images in, Regions out; loss from Targets; Detections from Regions. Knows nothing of teachers."""
+
+    def __init__(self, spec: FCOSSpec, backbone: Backbone) -> None:
+        super().__init__()
+        self.spec = spec
+        self.backbone = backbone
+        channels = spec.neck_channels
+        self.fpn = Pyramid(backbone.channels, channels, norm=spec.neck_norm)
+        self.classification_head = FCOSClassificationHead(
+            channels, 1, spec.classes, num_convs=spec.head_convs, norm_layer=group_norm
+        )
+        self.regression_head = FCOSRegressionHead(channels, 1, num_convs=spec.head_convs, norm_layer=group_norm)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor, content: Tensor, levels: Sequence[int] = FULL_LEVELS) -> Regions:
+        """Raw answers at every location.
+
+        Args:
+            images: float [batch, 3, height, width], RGB in 0..1, padded at the right and the bottom.
+            content: int64 [batch, 2], width and height of the unpadded part, pixels.
+            levels: pyramid levels; FULL_LEVELS, or HALF_LEVELS for a half-size view.
+        """
+        maps = self.fpn(self.backbone(images, content), levels)
+        logits, sides, quality, points, strides = [], [], [], [], []
+        for level, feature in zip(levels, maps, strict=True):
+            stride = float(2**level)
+            head, box_head = self.classification_head, self.regression_head
+            logits.append(_flatten(head.cls_logits(head.conv(feature))))
+            tower = box_head.conv(feature)
+            sides.append(F.softplus(_flatten(box_head.bbox_reg(tower)).float()) * stride)
+            quality.append(_flatten(box_head.bbox_ctrness(tower)))
+            grid = grid_points(feature.shape[-2], feature.shape[-1], stride, feature.device)
+            points.append(grid)
+            strides.append(grid.new_full((len(grid),), stride))
+        all_points = torch.cat(points)
+        distances = torch.cat(sides, dim=1)
+        boxes = torch.cat([all_points - distances[..., :2], all_points + distances[..., 2:]], dim=-1)
+        return Regions(
+            logits=torch.cat(logits, dim=1).float(),
+            boxes=boxes,
+            quality=torch.cat(quality, dim=1).squeeze(-1).float(),
+            points=all_points,
+            strides=torch.cat(strides),
+            valid=(all_points[None] < content[:, None, :]).all(dim=-1),
+        )
+
+    def loss(self, regions: Regions, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """Supervised FCOS losses: focal class loss, GIoU box loss, centerness; each over the number of positives.
+
+        Args:
+            regions: of the labelled views.
+            targets: one an image, in pixels of the same view. Empty ones are fine.
+
+        Returns:
+            ``class``, ``box``, ``quality``: scalars. Positives are counted over all processes.
+        """
+        classes = regions.logits.shape[-1]
+        matched = [self.assign(regions, i, t) for i, t in enumerate(targets)]
+        index = torch.stack([m[0] for m in matched])  # [batch, regions]: object, -1 background, -2 ignored
+        positive = index >= 0
+        count = process_mean(positive.sum().float()).clamp(min=1.0)
+
+        boxes = torch.zeros_like(regions.boxes)
+        labels = torch.full_like(index, classes)
+        for i, target in enumerate(targets):
+            if len(target.labels):
+                boxes[i][positive[i]] = target.boxes[index[i][positive[i]]]
+                labels[i][positive[i]] = target.labels[index[i][positive[i]]]
+        one_hot = F.one_hot(labels, classes + 1)[..., :classes].to(regions.logits.dtype)
+        use = (index > -2) & regions.valid
+        focal = sigmoid_focal_loss(regions.logits[use], one_hot[use], alpha=0.25, gamma=2.0, reduction="sum")
+
+        wanted = boxes[positive]
+        giou = generalized_box_iou_loss(regions.boxes[positive], wanted, reduction="sum")
+        assert regions.quality is not None
+        points = regions.points[None].expand(len(targets), -1, -1)[positive]
+        quality = F.binary_cross_entropy_with_logits(
+            regions.quality[positive], centerness(points, wanted), reduction="sum"
+        )
+        return {"class": focal / count, "box": giou / count, "quality": quality / count}
+
+    def assign(self, regions: Regions, image: int, target: Targets) -> tuple[Tensor, Tensor]:
+        """FCOS assignment of one image: which object each location answers for.
+
+        A location is positive for an object if it lies in the box and within ``center_radius`` strides of the
+        box centre, and the farthest side lies in the level's range; of several objects the smallest wins.
+
+        Returns:
+            int64 [regions]: the object's index, -1 background, -2 ignored; and bool [regions], positives.
+        """
+        count = len(regions)
+        points, strides = regions.points, regions.strides
+        index = torch.full((count,), -1, dtype=torch.int64, device=points.device)
+        if len(target.ignore):
+            inside = _inside(points, target.ignore).any(dim=1)
+            index[inside] = -2
+        if len(target.labels):
+            boxes = target.boxes
+            sides = torch.cat([points[:, None] - boxes[None, :, :2], boxes[None, :, 2:] - points[:, None]], dim=-1)
+            centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+            near = (points[:, None] - centers[None]).abs().amax(dim=-1) < self.spec.center_radius * strides[:, None]
+            high = self.spec.level_range * strides
+            low = torch.where(strides == strides.min(), torch.zeros_like(high), high / 2)
+            high = torch.where(strides == strides.max(), torch.full_like(high, torch.inf), high)
+            farthest = sides.amax(dim=-1)
+            match = near & (sides.amin(dim=-1) > 0) & (farthest > low[:, None]) & (farthest < high[:, None])
+            area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+            cost = torch.where(match, area[None].expand_as(match), torch.inf)
+            best, chosen = cost.min(dim=1)
+            index = torch.where(best.isfinite(), chosen, index)
+        index = torch.where(regions.valid[image], index, -2)
+        return index, index >= 0
+
+    @torch.no_grad()
+    def detect(
+        self,
+        regions: Regions,
+        content: Tensor,
+        score_threshold: float = 0.001,
+        max_detections: int = 100,
+        nms_threshold: float = 0.6,
+        candidates: int = 1000,
+    ) -> list[Detections]:
+        """Detections of each view, in its pixels, clipped to its content; score = sqrt(class * centerness).
+
+        Args:
+            content: int64 [batch, 2], width and height of each view's content.
+            candidates: class scores kept before non-maximum suppression.
+        """
+        assert regions.quality is not None
+        scores = (regions.logits.sigmoid() * regions.quality.sigmoid()[..., None]).sqrt()
+        scores = scores * regions.valid[..., None]
+        found = []
+        for i in range(len(scores)):
+            flat = scores[i].flatten()
+            top, where = flat.topk(min(candidates, len(flat)))
+            where = where[top > score_threshold]
+            region, label = where // scores.shape[-1], where % scores.shape[-1]
+            boxes = clip_boxes_to_image(regions.boxes[i][region], (int(content[i, 1]), int(content[i, 0])))
+            sized = ((boxes[:, 2] - boxes[:, 0]) > 1e-2) & ((boxes[:, 3] - boxes[:, 1]) > 1e-2)
+            boxes, label, score = boxes[sized], label[sized], flat[where][sized]
+            keep = batched_nms(boxes, score, label, nms_threshold)[:max_detections]
+            found.append(Detections(boxes[keep], score[keep], label[keep]))
+        return found
+
+
+def grid_points(height: int, width: int, stride: float, device: torch.device) -> Tensor:
+    """float [height * width, 2]: centres of the cells, x and y in pixels, row-major."""
+    y = (torch.arange(height, device=device) + 0.5) * stride
+    x = (torch.arange(width, device=device) + 0.5) * stride
+    return torch.stack([x[None].expand(height, -1), y[:, None].expand(-1, width)], dim=-1).reshape(-1, 2)
+
+
+def centerness(points: Tensor, boxes: Tensor) -> Tensor:
+    """Target of the quality logit: sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)), [n] in 0..1."""
+    low, high = points - boxes[:, :2], boxes[:, 2:] - points
+    ratio = torch.minimum(low, high).clamp(min=0) / torch.maximum(low, high).clamp(min=1e-6)
+    return ratio.prod(dim=-1).sqrt()
+
+
+def _inside(points: Tensor, boxes: Tensor) -> Tensor:
+    """bool [points, boxes]"""
+    return ((points[:, None] > boxes[None, :, :2]) & (points[:, None] < boxes[None, :, 2:])).all(dim=-1)
+
+
+def _flatten(maps: Tensor) -> Tensor:
+    """[batch, channels, height, width] -> [batch, height * width, channels]"""
+    return maps.permute(0, 2, 3, 1).flatten(1, 2)

@@ -1,0 +1,110 @@
+"""Detector files: plain safetensors weights with everything needed to predict in their metadata. Never unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from sedet.detectors.build import Detector, rebuild_detector
+from sedet.errors import CheckpointError
+
+FORMAT = 1
+"""Version of the metadata. Files of a newer version are refused."""
+
+
+@dataclass(frozen=True)
+class LoadedDetector:
+    """A detector as read from its file.
+
+    Attributes:
+        model: in evaluation mode, on the device asked for.
+        classes: class names, in label order.
+        image_size: long side it was trained at, pixels.
+        metadata: everything else the file says (settings, scores, versions).
+    """
+
+    model: Detector
+    classes: tuple[str, ...]
+    image_size: int
+    metadata: dict[str, Any]
+
+
+def save_detector(
+    path: Path, model: Detector, classes: tuple[str, ...], image_size: int, extra: dict[str, Any]
+) -> None:
+    """Write a detector file, atomically.
+
+    Args:
+        extra: JSON-able facts to carry along: settings, scores, versions.
+    """
+    facts = {
+        "format": FORMAT,
+        "spec": model.spec.to_dict(),
+        "classes": list(classes),
+        "image_size": image_size,
+        **extra,
+    }
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    write_atomically(path, save(state, metadata={"sedet": json.dumps(facts)}))
+
+
+def load_detector(path: Path | str, device: torch.device | str = "cpu") -> LoadedDetector:
+    """Read a detector file.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or not written by sedet.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "best.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such detector file. Training writes RUN/best.safetensors")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            state = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: not a detector file that can be read ({str(error).splitlines()[0]}). "
+            "Give a best.safetensors written by sedet"
+        ) from error
+    if "sedet" not in metadata:
+        raise CheckpointError(f"{path}: a safetensors file, but not a detector written by sedet")
+    try:
+        facts = json.loads(metadata["sedet"])
+        version, spec = int(facts["format"]), dict(facts["spec"])
+        classes, image_size = tuple(map(str, facts["classes"])), int(facts["image_size"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: its description is damaged ({type(error).__name__}: {error})") from error
+    if version > FORMAT:
+        raise CheckpointError(f"{path}: written by a newer sedet (format {version}); update to read it")
+    model = rebuild_detector(spec)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        first = " ".join(str(error).split())[:160]
+        raise CheckpointError(f"{path}: the weights do not fit their description ({first})") from error
+    model.requires_grad_(False)
+    model.eval().to(device)
+    return LoadedDetector(model, classes, image_size, facts)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write to a temporary file beside ``path``, flush it to disk, and move it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
