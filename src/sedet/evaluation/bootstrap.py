@@ -1,0 +1,94 @@
+"""How sure a difference between two detectors is: paired bootstrap over the images both were judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sedet.data.chance import generator
+from sedet.data.table import AnnotationTable
+from sedet.detectors.regions import Detections
+from sedet.errors import SedetError
+from sedet.evaluation.coco import COCO_AREA_RANGES, IOU_THRESHOLDS, area_bounds
+from sedet.evaluation.matching import ClassRecords, average_precision, per_image_records
+
+MetricName = Literal["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"]
+
+
+class Difference(NamedTuple):
+    """Second minus first detector in percent points, with the bounds of the 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+def paired_bootstrap(
+    table: AnnotationTable,
+    detections_a: Sequence[Detections],
+    detections_b: Sequence[Detections],
+    draws: int = 1000,
+    seed: int = 0,
+    metric: MetricName = "ap",
+    area_ranges: tuple[float, float] = COCO_AREA_RANGES,
+) -> Difference:
+    """Difference b - a of a COCO metric with its 95 % percentile interval over resampled images.
+
+    Detections are matched once; a draw counts each image as often as it was drawn. Classes without an object
+    in a draw are left out of that draw's mean, as COCO does.
+
+    Args:
+        table: the ground truth.
+        detections_a, detections_b: one entry an image, xyxy in pixels of the original image.
+        draws: resamples of the images.
+        seed: base of the draws; the same images are drawn for the same seed, number of images and of draws.
+        metric: a metric's name, as in ``Metrics``.
+        area_ranges: sides in original pixels that part the sizes.
+
+    Raises:
+        SedetError: an unknown metric, no draws, or no objects to measure by.
+    """
+    if metric not in get_args(MetricName):
+        raise SedetError(f"there is no metric '{metric}' to compare by; use one of {get_args(MetricName)}")
+    if draws < 1:
+        raise SedetError(f"{draws} draws: the bootstrap needs at least one")
+    thresholds = {"ap50": IOU_THRESHOLDS[:1], "ap75": IOU_THRESHOLDS[5:6]}.get(metric, IOU_THRESHOLDS)
+    area = area_bounds(area_ranges)[metric.removeprefix("ap_") if "_" in metric else "all"]
+    records = [
+        per_image_records(table, detections, thresholds, area) for detections in (detections_a, detections_b)
+    ]
+    images = len(table)
+    plain = [mean_ap(r, np.ones((1, images)))[0] for r in records]
+    if np.isnan(plain).any():
+        raise SedetError(f"{table.source}: there are no objects to measure {metric} by")
+    weights = generator(seed, "bootstrap").multinomial(images, np.full(images, 1 / images), draws)
+    a, b = (mean_ap(r, weights.astype(np.float64)) for r in records)
+    # A draw without any object has no AP; it says nothing about the difference.
+    low, high = np.nanpercentile(b - a, [2.5, 97.5])
+    return Difference(float(plain[1] - plain[0]), float(low), float(high))
+
+
+def mean_ap(records: Sequence[ClassRecords], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean AP over classes and thresholds in percent points.
+
+    Args:
+        records: one entry a class.
+        weights: float64 [draws, images], how often each image counts.
+
+    Returns:
+        float64 [draws]; nan where no object counts.
+    """
+    total, present = np.zeros(len(weights)), np.zeros(len(weights))
+    for r in records:
+        if not r.objects.any():
+            continue
+        values = average_precision(r, weights).mean(axis=1)
+        seen = ~np.isnan(values)
+        total[seen] += values[seen]
+        present += seen
+    mean = np.full(len(weights), np.nan)
+    np.divide(100 * total, present, out=mean, where=present > 0)
+    return mean

@@ -1,0 +1,67 @@
+"""How good a detector's answers would be as labels, over score thresholds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sedet.data.table import AnnotationTable
+from sedet.detectors.regions import Detections
+from sedet.evaluation.matching import per_image_records
+
+
+class PseudoLabelQuality(NamedTuple):
+    """What the detections with at least ``threshold`` are worth as labels.
+
+    Attributes:
+        threshold: least score.
+        precision: share of the labels that are right, 0..1; nan where there are none.
+        recall: share of the objects that have a label, 0..1; nan where there are no objects.
+        labels: labels an image, right or wrong, those of ignored objects included.
+    """
+
+    threshold: float
+    precision: float
+    recall: float
+    labels: float
+
+
+def pseudo_label_quality(
+    table: AnnotationTable,
+    detections: Sequence[Detections],
+    thresholds: Sequence[float],
+    iou: float = 0.5,
+) -> list[PseudoLabelQuality]:
+    """One row a threshold, over all classes together.
+
+    A label is right if it meets an object of its class that no better one has; labels of crowd and difficult
+    objects are neither right nor wrong.
+
+    Args:
+        table: the ground truth.
+        detections: one entry an image, xyxy in pixels of the original image.
+        thresholds: scores to cut at, 0..1.
+        iou: least IoU of a match.
+    """
+    # Greedy by score: what lies above a threshold is matched the same whether or not the rest is there.
+    records = per_image_records(table, detections, np.array([iou]), limit=1_000_000)
+    objects = sum(int(r.objects.sum()) for r in records)
+    rows = []
+    for threshold in thresholds:
+        # in the scores' own precision: a score of 0.7 is not below a threshold of 0.7
+        kept = [r.scores >= float(np.float32(threshold)) for r in records]
+        right = sum(int((r.correct[0] & k).sum()) for r, k in zip(records, kept, strict=True))
+        counted = sum(int((r.counted[0] & k).sum()) for r, k in zip(records, kept, strict=True))
+        labels = sum(int(k.sum()) for k in kept)
+        rows.append(
+            PseudoLabelQuality(
+                float(threshold),
+                right / counted if counted else math.nan,
+                right / objects if objects else math.nan,
+                labels / len(table) if len(table) else math.nan,
+            )
+        )
+    return rows

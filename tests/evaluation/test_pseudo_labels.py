@@ -1,0 +1,59 @@
+"""Precision and recall of detections as labels."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from sedet.data.table import Objects
+from sedet.evaluation.pseudo_labels import pseudo_label_quality
+
+from .cases import NOTHING, make_detections, make_table, random_case
+
+
+def test_counted_by_hand() -> None:
+    first = Objects.build([[0, 0, 100, 100], [200, 0, 300, 100]], [0, 1])
+    second = Objects.build([[0, 0, 50, 50], [100, 100, 200, 200]], [1, 1], difficult=[False, True])
+    table = make_table([first, second])
+    detections = [
+        # right, wrong class, a second one on the same object
+        make_detections([[0, 0, 100, 98], [200, 0, 300, 100], [0, 0, 100, 100]], [0.9, 0.8, 0.3], [0, 0, 0]),
+        # right, on the difficult object
+        make_detections([[0, 0, 50, 50], [100, 100, 200, 200]], [0.5, 0.7], [1, 1]),
+    ]
+    rows = pseudo_label_quality(table, detections, [0.2, 0.5, 0.6, 0.95])
+    assert [r.threshold for r in rows] == [0.2, 0.5, 0.6, 0.95]
+    assert [r.precision for r in rows[:3]] == pytest.approx([2 / 4, 2 / 3, 1 / 2])
+    assert math.isnan(rows[3].precision)
+    assert [r.recall for r in rows] == pytest.approx([2 / 3, 2 / 3, 1 / 3, 0])
+    assert [r.labels for r in rows] == pytest.approx([5 / 2, 4 / 2, 3 / 2, 0])
+    # at a stricter IoU the box of height 98 is still right, at .99 no longer: the lower-scored one takes over
+    strict = pseudo_label_quality(table, detections, [0.2], iou=0.99)[0]
+    assert strict.recall == pytest.approx(2 / 3)
+
+
+def test_cutting_after_matching_equals_matching_what_is_left() -> None:
+    table, detections = random_case(2, crowd=0.2)
+    for threshold in (0.25, 0.5, 0.75):
+        left = [
+            make_detections(d.boxes[keep], d.scores[keep], d.labels[keep])
+            for d in detections
+            for keep in [d.scores >= np.float32(threshold)]
+        ]
+        cut = pseudo_label_quality(table, detections, [threshold])[0]
+        alone = pseudo_label_quality(table, left, [0.0])[0]
+        assert cut[1:] == pytest.approx(alone[1:])
+
+
+def test_a_score_equal_to_the_threshold_is_kept() -> None:
+    table = make_table([Objects.build([[0, 0, 9, 9]], [0])])
+    found = [make_detections([[0, 0, 9, 9]], [0.7], [0])]
+    assert pseudo_label_quality(table, found, [0.7])[0].recall == 1
+
+
+def test_empty() -> None:
+    row = pseudo_label_quality(make_table([Objects.empty()]), [NOTHING], [0.5])[0]
+    assert math.isnan(row.precision) and math.isnan(row.recall) and row.labels == 0
+    assert math.isnan(pseudo_label_quality(make_table([]), [], [0.5])[0].labels)
