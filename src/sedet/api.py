@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +25,10 @@ def train(
 
     Args:
         config: settings to start from: a TrainConfig or a YAML file. Default: the defaults.
-        resume: a run folder to continue with its own settings; only device, workers, threads, cache and stop may
-            be given beside it.
-        settings: any field of TrainConfig, over ``config``. Groups are dicts (``sed={"gamma": 1.0}``) or their
-            dataclasses (``sed=SEDConfig(gamma=1.0)``).
+        resume: a run folder to continue with its own settings; only device, workers, threads, cache and stop
+            may be given beside it.
+        settings: any field of TrainConfig, over ``config``. Groups are dicts (``sed={"gamma": 1.0}``) or
+            their dataclasses (``sed=SEDConfig(gamma=1.0)``).
 
     Returns:
         What came of it: the run folder, the shipped detector and its scores.
@@ -39,7 +40,7 @@ def train(
     if resume is not None:
         if config is not None:
             raise ConfigError("resume continues a run with its own settings: leave config out")
-        final = resumed(Path(resume), settings)
+        final = config_io.from_dict(settings, resumed(Path(resume), settings))
     else:
         base = config if isinstance(config, TrainConfig | None) else config_io.load_config(config)
         final = complete(config_io.from_dict(settings, base))
@@ -61,19 +62,17 @@ def complete(config: TrainConfig) -> TrainConfig:
     return config_io.validate(config)
 
 
-def resumed(run: Path, changes: dict[str, Any]) -> TrainConfig:
-    """The settings saved in a run folder, with ``changes`` to those that may change."""
+def resumed(run: Path, changed: Iterable[str]) -> TrainConfig:
+    """The settings saved in a run folder, to continue it with; ``changed`` names what will be given anew."""
     saved = run / "config.yaml"
     if not saved.is_file():
         state = "it has no config.yaml" if run.is_dir() else "there is no such folder"
         raise ConfigError(f"{run} is not a run folder to resume: {state}")
-    for name in changes:
+    for name in changed:
         if name not in RESUME_SETTINGS:
             raise ConfigError(
-                f"{name.replace('_', '-')} cannot change when a run is resumed (only "
-                f"{', '.join(RESUME_SETTINGS)} can); to train with other settings, start a new run with "
-                f"--config {saved} --out NEW_FOLDER"
+                f"{name} cannot change when a run is resumed (only {', '.join(RESUME_SETTINGS)} can); "
+                f"to train with other settings, start a new run: --config {saved} --out NEW_FOLDER"
             )
     # A stop belongs to the part of the run it was given for, and the folder may have moved.
-    base = replace(config_io.load_config(saved), stop=None, out=str(run))
-    return config_io.from_dict(changes, base)
+    return replace(config_io.load_config(saved), stop=None, out=str(run))

@@ -1,6 +1,6 @@
 """Every setting of a training, in one tree: type, default, unit, meaning.
 
-Command-line flags, YAML keys and a run's config.yaml carry these names (nested ones with a dot: ``--sed.gamma``).
+Command-line flags, YAML keys and a run's config.yaml carry these names (nested ones: ``--sed.gamma``).
 ``None`` means "follows from the data, the device and the other settings"; the plan printed before training
 shows what was taken. Nothing heavy is imported here: ``sedet --help`` reads this file.
 """
@@ -29,7 +29,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """Augmentation. Weak views have only the geometry; strong views add the photometric part and the erasing."""
+    """Augmentation. Weak views have only the geometry; strong views add photometrics and erasing."""
 
     scale_min: float = 0.6
     """Smallest zoom of the scale jitter (1: the image's long side is image_size)."""
@@ -64,7 +64,7 @@ class SEDConfig:
     gamma: float = 2.0
     """Exponent of the discrepancy weight."""
     normalizer: Literal["foreground", "weights", "count"] = "foreground"
-    """What the class loss is divided by: sum of the teacher's foreground, sum of weights, number of regions."""
+    """What the class loss is divided by: the teacher's foreground, sum of weights, number of regions."""
     box_loss: Literal["giou", "smooth_l1"] = "giou"
     """Loss between the teacher's and the student's boxes (smooth L1 in units of stride)."""
     temperature: float = 1.0
@@ -90,7 +90,7 @@ class TrainConfig:
     """Train a detector from few labels and a folder of unlabelled images."""
 
     labeled: str = ""
-    """Labelled data: COCO JSON, a Pascal VOC folder or a YOLO data.yaml (file or folder; format is detected)."""
+    """Labelled data: COCO JSON, a Pascal VOC folder or a YOLO data.yaml (file or folder, detected)."""
     unlabeled: tuple[str, ...] = ()
     """Unlabelled images: folders (recursive), list files (.txt) or globs. No annotations are ever read."""
     val: str | None = None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class SedetError(Exception):
-    """A mistake in what was given to the program: says what, where, and what to do. Never shown with a traceback."""
+    """A mistake in what was given: says what, where, and what to do. Shown without a traceback."""
 
 
 class ConfigError(SedetError):

@@ -1,0 +1,367 @@
+"""The command ``sedet``. A subcommand imports what it needs when it runs, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sedet import api, settings
+from sedet.config import TrainConfig
+from sedet.errors import ConfigError, SedetError
+from sedet.flags import INLINE, POSITIONAL, parse, scan
+
+USAGE_ERROR, BUG, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
+
+# Problems with a path or a disk that a user can mend; any other OSError is shown as a bug.
+PATH_ERRORS = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Train a detector from few labels and a folder of unlabelled images.
+
+    sedet train --labeled data/train.json --unlabeled photos/ --val data/val.json --out runs/first
+    """
+
+    config: str | None = None
+    """YAML file of settings, named as the flags; flags given beside it win."""
+    resume: str | None = None
+    """Continue this run folder as if it had not been interrupted (needs no other flag)."""
+    settings: TrainConfig = field(default_factory=TrainConfig, metadata=INLINE)
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Judge a detector on labelled data: COCO metrics, by size and by class.
+
+    sedet eval runs/first/best.safetensors data/val.json
+    """
+
+    detector: str = field(metadata=POSITIONAL)
+    """Detector file (best.safetensors of a run)."""
+    data: str = field(metadata=POSITIONAL)
+    """Labelled data: COCO JSON, Pascal VOC folder or YOLO data.yaml."""
+    images: str | None = None
+    """Folder of the images, where the annotations' own paths do not lead to them."""
+    split: str | None = None
+    """Part of the data to judge on, for formats that name parts (train, val, test)."""
+    json: str | None = None
+    """Write the metrics to this JSON file too."""
+    batch: int = 8
+    """Images at a time."""
+    device: str = "auto"
+    """auto, cpu, cuda, or mps (untested)."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Find objects in images.
+
+    sedet predict runs/first/best.safetensors photos/ --format coco --draw
+    """
+
+    detector: str = field(metadata=POSITIONAL)
+    """Detector file (best.safetensors of a run)."""
+    sources: tuple[str, ...] = field(metadata=POSITIONAL)
+    """Images, folders (recursive), list files (.txt) or globs."""
+    out: str = "predictions"
+    """Folder to write to. Must be new or empty."""
+    format: Literal["jsonl", "csv", "coco", "yolo"] = "jsonl"
+    """How detections are written."""
+    draw: bool = False
+    """Write the images with their detections drawn, too."""
+    score: float = 0.3
+    """Lowest score of a detection that is written."""
+    batch: int = 8
+    """Images at a time."""
+    device: str = "auto"
+    """auto, cpu, cuda, or mps (untested)."""
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """Make a labelled part and a list of unlabelled images from labelled data.
+
+    The parts are seeded and nested: the images of 5 percent are among those of 10 percent.
+
+    sedet split data/train.json --percent 10 --fold 1 --out splits/10-1
+    """
+
+    data: str = field(metadata=POSITIONAL)
+    """Labelled data: COCO JSON, Pascal VOC folder or YOLO data.yaml."""
+    out: str
+    """Folder to write to. Must be new or empty."""
+    percent: float = 10.0
+    """Share of the images that keeps its labels, percent."""
+    fold: int = 1
+    """Which of the independent draws (1, 2, ...)."""
+    seed: int = 0
+    """Base of the draw."""
+    images: str | None = None
+    """Folder of the images, where the annotations' own paths do not lead to them."""
+    split: str | None = None
+    """Part of the data to split, for formats that name parts (train, val, test)."""
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """Find the problems in data before training does. Exit code 0: training would start.
+
+    sedet check data/train.json --unlabeled photos/ --val data/val.json
+    """
+
+    data: str = field(metadata=POSITIONAL)
+    """Labelled data: COCO JSON, Pascal VOC folder or YOLO data.yaml."""
+    unlabeled: tuple[str, ...] = ()
+    """Unlabelled images: folders (recursive), list files (.txt) or globs."""
+    val: str | None = None
+    """Labelled data to judge by."""
+    classes: tuple[str, ...] = ()
+    """Classes to learn, in this order. Default: all."""
+    images: str | None = None
+    """Folder of the labelled images, where the annotations' own paths do not lead to them."""
+    val_images: str | None = None
+    """The same for the validation images."""
+    fast: bool = False
+    """Read only the headers of images, as training does before it starts."""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Draw a data set, train supervised and SED on it, and show what SED gained. No download.
+
+    sedet demo
+    """
+
+    out: str = "sedet-demo"
+    """Folder to write to. Must be new or empty."""
+    seed: int = 0
+    """Seed of the scenes and of the trainings."""
+    fast: bool = False
+    """A few steps only, to see that everything works; its scores mean nothing."""
+
+
+def train(argv: Sequence[str]) -> int:
+    prog = "sedet train"
+    given = scan(TrainOptions, argv)
+    if "--help" in argv or "-h" in argv:
+        parse(TrainOptions, argv, prog)
+    config, resume = (next(iter(given.get(name, [])), None) for name in ("config", "resume"))
+    if resume is not None:
+        if config is not None:
+            raise ConfigError("--resume continues a run with its own settings: leave --config out")
+        base = api.resumed(Path(resume), given.keys() - {"resume"})
+    else:
+        base = settings.load_config(config) if config is not None else TrainConfig()
+    final = parse(TrainOptions, argv, prog, TrainOptions(settings=base)).settings
+    final = settings.validate(final) if resume is not None else api.complete(final)
+
+    from sedet.training import run
+
+    run.train(final, resume=Path(resume) if resume is not None else None)
+    return 0
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    options = parse(EvalOptions, argv, "sedet eval")
+
+    from sedet import predict as using
+
+    result = using.evaluate(
+        options.detector,
+        options.data,
+        images=options.images,
+        split=options.split,
+        batch=options.batch,
+        device=options.device,
+    )
+    print(result.table())
+    if options.json is not None:
+        write_json(Path(options.json), result.to_dict())
+    return 0
+
+
+def predict(argv: Sequence[str]) -> int:
+    options = parse(PredictOptions, argv, "sedet predict")
+    if not options.sources:
+        raise ConfigError(
+            "nothing to predict on: name images, folders, list files or globs after the detector"
+        )
+
+    from sedet.predict import predict_sources
+
+    predict_sources(
+        options.detector,
+        options.sources,
+        out=options.out,
+        format=options.format,
+        draw=options.draw,
+        score=options.score,
+        batch=options.batch,
+        device=options.device,
+    )
+    return 0
+
+
+def split(argv: Sequence[str]) -> int:
+    options = parse(SplitOptions, argv, "sedet split")
+
+    from sedet.data.read import read_table
+    from sedet.data.split import split_table, write_split
+
+    table = read_table(options.data, images=options.images, split=options.split)
+    parts = split_table(table, options.percent, options.fold, options.seed)
+    write_split(table, parts, Path(options.out))
+    return 0
+
+
+def check(argv: Sequence[str]) -> int:
+    options = parse(CheckOptions, argv, "sedet check")
+
+    from sedet.data.check import check_data
+
+    report = check_data(
+        options.data,
+        unlabeled=options.unlabeled,
+        val=options.val,
+        classes=options.classes,
+        fast=options.fast,
+        images=options.images,
+        val_images=options.val_images,
+    )
+    print("\n".join(report.lines()))
+    return 0 if report.ok else USAGE_ERROR
+
+
+def demo(argv: Sequence[str]) -> int:
+    options = parse(DemoOptions, argv, "sedet demo")
+
+    from sedet.demo.run import run_demo
+
+    run_demo(Path(options.out), seed=options.seed, fast=options.fast)
+    return 0
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    import json
+
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
+    "demo": ("draw a data set, train on it, and show what SED gains over the labels alone", demo),
+    "check": ("find the problems in your data before training does", check),
+    "train": ("train a detector from few labels and a folder of unlabelled images", train),
+    "eval": ("judge a detector on labelled data (COCO metrics)", evaluate),
+    "predict": ("find objects in images, folders or globs", predict),
+    "split": ("make a labelled part and a list of unlabelled images from labelled data", split),
+}
+
+HELP = """usage: sedet COMMAND ...
+
+Better object detectors from few labels and a folder of unlabelled images.
+
+commands:
+{commands}
+
+options:
+  -h, --help   this text; 'sedet COMMAND --help' tells of one command
+  --version    the version
+  --debug      show the traceback of an error (also: SEDET_DEBUG=1)
+
+first steps:
+  sedet demo
+  sedet train --labeled data/train.json --unlabeled photos/
+""".format(commands="\n".join(f"  {name:<9} {line}" for name, (line, _) in COMMANDS.items()))
+
+
+def dispatch(argv: Sequence[str]) -> int:
+    """Run the command that ``argv`` names; errors are raised."""
+    if not argv:
+        print(HELP, end="", file=sys.stderr)
+        return USAGE_ERROR
+    name, *rest = argv
+    if name in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if name in ("--version", "-V"):
+        import sedet
+
+        print(f"sedet {sedet.__version__}")
+        return 0
+    if name not in COMMANDS:
+        near = settings.nearest(name, COMMANDS)
+        hint = f"Did you mean 'sedet {near}'?" if near else f"Commands: {', '.join(COMMANDS)}"
+        raise ConfigError(f"unknown {'flag' if name.startswith('-') else 'command'} '{name}'. {hint}")
+    return COMMANDS[name][1](rest)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point: the exit code is 0, 2 for what the user can mend, 1 for a bug, 130 for Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words or os.environ.get("SEDET_DEBUG", "") not in ("", "0")
+    words = [word for word in words if word != "--debug"]
+    try:
+        code = dispatch(words)
+        sys.stdout.flush()
+        return code
+    except SystemExit as stop:  # --help of a command
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) has gone; keep Python from complaining when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except Exception as error:
+        line = mendable(error)
+        if line is None or debug:
+            traceback.print_exc()
+        if line is None:
+            say("this is a bug in sedet; please report the lines above with the command you ran")
+            return BUG
+        say(line)
+        return USAGE_ERROR
+
+
+def mendable(error: Exception) -> str | None:
+    """The line for an error that the user can mend, else None."""
+    if isinstance(error, SedetError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        place = f" while writing {error.filename}" if error.filename else ""
+        return f"the disk is full{place}. Free some space; 'sedet train --resume RUN' continues a training"
+    if isinstance(error, OSError) and error.errno in PATH_ERRORS and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return None
+
+
+def say(text: str) -> None:
+    """One line on stderr. Text from outside (file names) can neither break it nor steer the terminal."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    print("\033[1;31msedet: error:\033[0m" if colour else "sedet: error:", line, file=sys.stderr)
