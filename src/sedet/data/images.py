@@ -66,6 +66,28 @@ def read_header(path: Path) -> tuple[int, int, int]:
         return width, height, _orientation(image)
 
 
+_probed: dict[str, tuple[int, int, tuple[int, int, int] | ImageError]] = {}
+
+
+def probe(path: Path) -> tuple[int, int, int] | ImageError:
+    """``read_header``, remembered while the file's size and time stay the same; errors are returned, not raised.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    stat = path.stat()
+    known = _probed.get(str(path))
+    if known is not None and known[:2] == (stat.st_size, stat.st_mtime_ns):
+        return known[2]
+    answer: tuple[int, int, int] | ImageError
+    try:
+        answer = read_header(path)
+    except ImageError as error:
+        answer = error
+    _probed[str(path)] = (stat.st_size, stat.st_mtime_ns, answer)
+    return answer
+
+
 def read_image(path: Path, *, use_exif: bool = True, max_side: int | None = None) -> NDArray[np.uint8]:
     """Decode an image to RGB.
 

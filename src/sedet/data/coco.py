@@ -1,0 +1,220 @@
+"""COCO JSON: one file with images, categories and annotations."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from sedet.data.layout import ImageDraft, absolute, assemble, inside, shown, split_words
+from sedet.data.table import AnnotationTable
+from sedet.errors import DataError
+
+_PREFIXES = {"instances", "annotations", "annotation", "person", "keypoints", "coco", "labels"}
+
+
+def read_coco(file: Path, images: Path | None = None) -> AnnotationTable:
+    """Read a COCO JSON file.
+
+    Boxes are ``bbox`` (x, y, width, height; corners in pixels), or the bounds of a polygon ``segmentation`` where
+    there is no bbox. Classes come in the order of their ids. The images' folder is ``images``, or the first of
+    these that holds most of them: the JSON's folder; its folder named as the split in the JSON's name
+    (instances_val2017.json: val2017, val); its ``images``; the same beside an ``annotations`` folder.
+
+    Raises:
+        DataError: not readable as COCO (with line and column, or the entry), or images are missing.
+    """
+    data = _load(file)
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(data.get(key), list):
+            raise DataError(
+                f"there is no list '{key}'", file, "A COCO file holds images, annotations and categories"
+            )
+    categories = _categories(data, file)
+    names, ids = [c[1] for c in categories], [c[0] for c in categories]
+    labels = {category_id: i for i, category_id in enumerate(ids)}
+    root, drafts = _images(data["images"], file, images)
+    lost: list[object] = []
+    for position, annotation in enumerate(data["annotations"]):
+        where = f"{file}, annotation {position}"
+        if not isinstance(annotation, dict):
+            raise DataError("it is no object with keys", where, "See the COCO format")
+        where += f" (id {shown(annotation['id'])})" if "id" in annotation else ""
+        for key in ("image_id", "category_id"):
+            if not isinstance(annotation.get(key), (int, str)):
+                raise DataError(f"key '{key}' is missing or malformed", where, "Add it")
+        draft = drafts.get(annotation["image_id"])
+        if draft is None:
+            lost.append(annotation["image_id"])
+            continue
+        label = labels.get(annotation["category_id"])
+        if label is None:
+            raise DataError(
+                f"category_id {shown(annotation['category_id'])} is not among the categories",
+                where,
+                "Add the category or remove the annotation",
+            )
+        draft.add(
+            _box(annotation, where),
+            label,
+            crowd=bool(annotation.get("iscrowd", 0)),
+            difficult=bool(annotation.get("difficult", 0)),
+        )
+    if lost:
+        raise DataError(
+            f"{len(lost)} annotations name images that are not listed (image_id {shown(lost[0])} ...)",
+            file,
+            "Add the images or remove the annotations",
+        )
+    return assemble(drafts.values(), names, ids, str(file), root)
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"broken JSON at line {error.lineno}, column {error.colno}: {error.msg}",
+            file,
+            "Mend the file or export it again",
+        ) from None
+    except UnicodeDecodeError:
+        raise DataError("this is not UTF-8 text", file, "Export the file again as JSON") from None
+    except (RecursionError, ValueError):
+        raise DataError(
+            "this JSON cannot be read (nested or numbers too long)", file, "Export it again"
+        ) from None
+    except OSError as error:
+        raise DataError(
+            f"cannot be read ({error.strerror})", file, "Check the path and permissions"
+        ) from None
+    if isinstance(data, list):
+        raise DataError(
+            "this is a list, as of detection results, not a COCO annotation file",
+            file,
+            "Give the file that holds images, annotations and categories",
+        )
+    if not isinstance(data, dict):
+        raise DataError(
+            "this is no COCO annotation file", file, "It holds images, annotations and categories"
+        )
+    return data
+
+
+def _categories(data: dict[str, Any], file: Path) -> list[tuple[int, str]]:
+    """(id, name), by id."""
+    found: list[tuple[int, str, object]] = []
+    for position, category in enumerate(data["categories"]):
+        if not (
+            isinstance(category, dict)
+            and isinstance(category.get("id"), int)
+            and isinstance(category.get("name"), str)
+            and category["name"].strip()
+        ):
+            raise DataError(
+                "a whole-number 'id' or a 'name' is missing", f"{file}, category {position}", "Add it"
+            )
+        found.append((category["id"], category["name"].strip(), category.get("supercategory")))
+    # Roboflow exports put a parent category first that no annotation uses: it is no class.
+    used = {a.get("category_id") for a in data["annotations"] if isinstance(a, dict)}
+    parents = {parent for _, _, parent in found}
+    kept = [
+        (i, name)
+        for i, name, parent in found
+        if not (parent == "none" and name in parents and i not in used and len(found) > 1)
+    ]
+    for column, what in ((0, "id"), (1, "name")):
+        value, count = Counter(c[column] for c in kept).most_common(1)[0] if kept else ("", 0)
+        if count > 1:
+            raise DataError(f"{count} categories have the {what} {shown(value)}", file, "Give each its own")
+    return sorted(kept)
+
+
+def _images(entries: list[Any], file: Path, images: Path | None) -> tuple[Path, dict[int | str, ImageDraft]]:
+    for position, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), (int, str)):
+            raise DataError("key 'id' is missing or malformed", f"{file}, image {position}", "Add it")
+        if not isinstance(entry.get("file_name"), str):
+            raise DataError(
+                "key 'file_name' is missing", f"{file}, image {position} (id {entry['id']})", "Add it"
+            )
+    root = absolute(images) if images else _find_root(file, [e["file_name"] for e in entries])
+    whole = all(isinstance(e["id"], int) for e in entries)
+    drafts: dict[int | str, ImageDraft] = {}
+    for position, entry in enumerate(entries):
+        where = f"{file}, image {position} (id {shown(entry['id'])})"
+        if entry["id"] in drafts:
+            raise DataError("another image has the same id", where, "Give each image its own id")
+        name = inside(root, entry["file_name"], where)
+        size = [entry.get(key) for key in ("width", "height")]
+        width, height = (v if isinstance(v, int) and v > 0 else 0 for v in size)
+        flag = entry.get("use_exif")
+        drafts[entry["id"]] = ImageDraft(
+            root / name,
+            name,
+            entry["id"] if whole else position,
+            width,
+            height,
+            use_exif=flag if isinstance(flag, bool) else None,
+        )
+    return root, drafts
+
+
+def _find_root(file: Path, names: list[str]) -> Path:
+    """The folder the images' names are relative to."""
+    folder = absolute(file).parent
+    bases = [folder]
+    if folder.name.lower() in ("annotations", "annotation", "labels"):
+        bases.append(folder.parent)
+    words = [
+        w for w in file.stem.lower().replace("-", "_").replace(".", "_").split("_") if w not in _PREFIXES
+    ]
+    parts = [w for word in words for w in (word, *split_words(word))]
+    candidates = []
+    for base in bases:
+        for part in ("", *parts, "images", *(f"images/{p}" for p in parts)):
+            candidate = base / part if part else base
+            if candidate not in candidates and candidate.is_dir():
+                candidates.append(candidate)
+    step = max(1, len(names) // 50)
+    sample = names[::step]
+
+    def hits(candidate: Path) -> int:
+        count = 0
+        for name in sample:
+            try:
+                count += (candidate / inside(candidate, name, file)).is_file()
+            except DataError:  # told later, with the entry
+                continue
+        return count
+
+    best = max(candidates, key=hits)  # the first of equals
+    if names and hits(best) == 0:
+        for name in names:
+            inside(folder, name, file)  # a name that leads out is the better message
+        tried = ", ".join(str(c) for c in candidates[:6])
+        raise DataError(
+            f"its images were not found (looked for {shown(names[0])} in {tried})",
+            file,
+            "Name their folder with --images",
+        )
+    return best
+
+
+def _box(annotation: dict[str, Any], where: str) -> tuple[float, float, float, float]:
+    box = annotation.get("bbox")
+    try:
+        if box is None:
+            polygons = annotation["segmentation"]
+            xs = [float(v) for p in polygons for v in p[0::2]]
+            ys = [float(v) for p in polygons for v in p[1::2]]
+            return min(xs), min(ys), max(xs), max(ys)
+        if isinstance(box, list) and len(box) == 4 and not any(isinstance(v, (str, bool)) for v in box):
+            x, y, width, height = map(float, box)
+            return x, y, x + width, y + height
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
+        pass
+    if box is None:
+        raise DataError("key 'bbox' is missing", where, "Add it as [x, y, width, height] in pixels")
+    raise DataError(f"bbox {shown(box)} is not four numbers", where, "Write [x, y, width, height] in pixels")
