@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import sys
 import traceback
@@ -149,8 +150,8 @@ class DemoOptions:
     sedet demo
     """
 
-    out: str = "sedet-demo"
-    """Folder to write to. Must be new or empty."""
+    out: str | None = None
+    """Folder to write to. Must be new or empty. Default: sedet-demo, then sedet-demo-2 and so on."""
     seed: int = 0
     """Seed of the scenes and of the trainings."""
     fast: bool = False
@@ -254,8 +255,15 @@ def demo(argv: Sequence[str]) -> int:
 
     from sedet.demo.run import run_demo
 
-    run_demo(Path(options.out), seed=options.seed, fast=options.fast)
+    out = Path(options.out) if options.out is not None else free_folder("sedet-demo")
+    run_demo(out, seed=options.seed, fast=options.fast)
     return 0
+
+
+def free_folder(name: str) -> Path:
+    """The first of name, name-2, name-3, ... that does not exist."""
+    numbered = (Path(name if n == 1 else f"{name}-{n}") for n in itertools.count(1))
+    return next(folder for folder in numbered if not folder.exists())
 
 
 def write_json(path: Path, content: Any) -> None:
