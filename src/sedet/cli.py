@@ -223,7 +223,7 @@ def predict(argv: Sequence[str]) -> int:
 def split(argv: Sequence[str]) -> int:
     options = parse(SplitOptions, argv, "sedet split")
 
-    from sedet.data.read import read_table
+    from sedet.data.formats import read_table
     from sedet.data.split import split_table, write_split
 
     table = read_table(options.data, images=options.images, split=options.split)
