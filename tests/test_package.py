@@ -75,7 +75,7 @@ def test_train_resumes(training: Recorder, tmp_path: Path) -> None:
 
 
 def test_train_refuses_what_the_command_refuses(training: Recorder) -> None:
-    with pytest.raises(ConfigError, match="unknown setting 'labelled'. Did you mean 'labeled'"):
+    with pytest.raises(ConfigError, match=r"unknown setting 'labelled'\. Did you mean 'labeled'"):
         sedet.train(labelled="x")
     with pytest.raises(ConfigError, match="steps must be a whole number"):
         sedet.train(labeled="x", unlabeled="y", steps="many")

@@ -183,7 +183,7 @@ def test_errors_in_a_file_name_its_line(text: str, line: int, message: str, tmp_
 
 
 @pytest.mark.parametrize(
-    "text", ["just words", "- a\n- b\n", "3", "? [a, b]\n: 1\n", "[" * 5000, "a: &a [*a]\n"]
+    "text", ["just words", "- a\n- b\n", "3", "? [a, b]\n: 1\n", "[" * 1500, "a: &a [*a]\n"]
 )
 def test_files_that_are_no_settings(text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"my\.yaml"):

@@ -181,6 +181,7 @@ def train(argv: Sequence[str]) -> int:
 
 def evaluate(argv: Sequence[str]) -> int:
     options = parse(EvalOptions, argv, "sedet eval")
+    bounded(batch=(options.batch, 1, None))
 
     from sedet import predict as using
 
@@ -200,6 +201,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
 def predict(argv: Sequence[str]) -> int:
     options = parse(PredictOptions, argv, "sedet predict")
+    bounded(score=(options.score, 0, 1), batch=(options.batch, 1, None))
     if not options.sources:
         raise ConfigError(
             "nothing to predict on: name images, folders, list files or globs after the detector"
@@ -222,6 +224,7 @@ def predict(argv: Sequence[str]) -> int:
 
 def split(argv: Sequence[str]) -> int:
     options = parse(SplitOptions, argv, "sedet split")
+    bounded(percent=(options.percent, 0, 100), fold=(options.fold, 1, None), seed=(options.seed, 0, None))
 
     from sedet.data.formats import read_table
     from sedet.data.split import split_table, write_split
@@ -252,12 +255,21 @@ def check(argv: Sequence[str]) -> int:
 
 def demo(argv: Sequence[str]) -> int:
     options = parse(DemoOptions, argv, "sedet demo")
+    bounded(seed=(options.seed, 0, None))
 
     from sedet.demo.run import run_demo
 
     out = Path(options.out) if options.out is not None else free_folder("sedet-demo")
     run_demo(out, seed=options.seed, fast=options.fast)
     return 0
+
+
+def bounded(**flags: tuple[float, float, float | None]) -> None:
+    """Check (value, lowest, highest or None) of flags."""
+    for name, (value, low, high) in flags.items():
+        if not (low <= value and (high is None or value <= high)):
+            allowed = f"{low} or more" if high is None else f"from {low} to {high}"
+            raise ConfigError(f"--{name} must be {allowed}, not {value:g}")
 
 
 def free_folder(name: str) -> Path:
@@ -339,7 +351,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # --help of a command
         return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
-        say("interrupted")
+        say("interrupted", prefix="sedet:")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has gone; keep Python from complaining when it flushes at exit.
@@ -368,8 +380,8 @@ def mendable(error: Exception) -> str | None:
     return None
 
 
-def say(text: str) -> None:
+def say(text: str, prefix: str = "sedet: error:") -> None:
     """One line on stderr. Text from outside (file names) can neither break it nor steer the terminal."""
     line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    print("\033[1;31msedet: error:\033[0m" if colour else "sedet: error:", line, file=sys.stderr)
+    print(f"\033[1;31m{prefix}\033[0m" if colour else prefix, line, file=sys.stderr)
