@@ -28,15 +28,15 @@ def read_table(
     """Read labelled data in COCO JSON, Pascal VOC XML or YOLO txt.
 
     ``source`` is a file (a COCO .json, a YOLO data.yaml, a VOC ImageSets .txt) or a folder that holds one of
-    them; ``:name`` at its end picks a split, as in ``data.yaml:val`` or ``bccd:trainval``. Boxes may be degenerate:
-    see ``clean``.
+    them; ``:name`` at its end picks a split, as in ``data.yaml:val`` or ``bccd:trainval``. Boxes may be
+    degenerate: see ``clean``.
 
     Args:
         source: file or folder, with or without ``:split``.
         images: folder of the images, where the annotations' own paths do not lead to them.
-        split: the role the data are for, 'train' or 'val', which decides where a folder holds both (COCO: the JSON
-            named so; VOC: ImageSets/Main/<split>.txt, all XML files if there are no lists; YOLO: the key of the
-            yaml). Overridden by ``:name``.
+        split: the role the data are for, 'train' or 'val', which decides where a folder holds both (COCO: the
+            JSON named so; VOC: ImageSets/Main/<split>.txt, all XML files if there are no lists; YOLO: the key
+            of the yaml). Overridden by ``:name``.
 
     Raises:
         DataError: the source is missing, of no known format, ambiguous (lists the choices), broken (file and

@@ -70,7 +70,7 @@ _probed: dict[str, tuple[int, int, tuple[int, int, int] | ImageError]] = {}
 
 
 def probe(path: Path) -> tuple[int, int, int] | ImageError:
-    """``read_header``, remembered while the file's size and time stay the same; errors are returned, not raised.
+    """``read_header``, remembered while size and time of the file stay; errors are returned, not raised.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -1,7 +1,7 @@
 """Where images lie, and how what a format says of them becomes a table.
 
-Annotation files are foreign: a name in them may lead anywhere inside the data folder and nowhere else. Symbolic
-links are followed, because whoever owns the folder put them there; a file's text cannot.
+Annotation files are foreign: a name in them may lead anywhere inside the data folder and nowhere else.
+Symbolic links are followed, because whoever owns the folder put them there; a file's text cannot.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ SIZE_TOLERANCE = 2
 class ImageDraft:
     """One image as a format states it, before the file was looked at.
 
-    Boxes are xyxy corners in pixels, or shares of width and height if ``relative``. Width and height are 0 where
-    the format does not state them. ``use_exif`` is None where it does not say.
+    Boxes are xyxy corners in pixels, or shares of width and height if ``relative``. Width and height are 0
+    where the format does not state them. ``use_exif`` is None where it does not say.
     """
 
     path: Path
@@ -95,8 +95,8 @@ def shown(value: object, limit: int = 80) -> str:
 
 
 def list_images(folder: Path) -> list[str]:
-    """Names of the images under a folder, relative, forward slashes, sorted. Hidden files and folders are skipped."""
-    found = []
+    """Names of the images under a folder, relative, forward slashes, sorted; hidden ones are skipped."""
+    found: list[str] = []
     for base, folders, files in os.walk(folder, followlinks=False):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         relative = Path(base).relative_to(folder)
@@ -146,8 +146,8 @@ def assemble(
 
     The stated size tells whether annotations refer to the image as turned by EXIF or as stored. Where it does
     not (square, turned by 180 degrees, no size stated), the majority of the images where it does is followed,
-    else the turned image is meant, as viewers and labelling tools show it. A file that cannot be read keeps what
-    was stated of it: ``clean`` reports and drops it.
+    else the turned image is meant, as viewers and labelling tools show it. A file that cannot be read keeps
+    what was stated of it: ``clean`` reports and drops it.
 
     Raises:
         DataError: images do not exist (count and the first few).
@@ -157,11 +157,11 @@ def assemble(
     missing = []
     for draft in drafts:
         try:
-            header = probe(draft.path)
+            answer = probe(draft.path)
         except (FileNotFoundError, NotADirectoryError):
             missing.append(draft.path)
             continue
-        headers.append(None if isinstance(header, ImageError) else header)
+        headers.append(None if isinstance(answer, ImageError) else answer)
     if missing:
         listing = ", ".join(str(p) for p in missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise DataError(

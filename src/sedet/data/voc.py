@@ -20,9 +20,9 @@ def read_voc(
 ) -> AnnotationTable:
     """Read XML files.
 
-    Boxes are taken as written, xmin..xmax and ymin..ymax, as corners in pixels: most tools write 0-based corners,
-    and for the 1-based inclusive pixels of the original VOC sets this is off by at most one pixel. Classes are
-    the names met, in alphabetical order. ``difficult`` objects are marked so.
+    Boxes are taken as written, xmin..xmax and ymin..ymax, as corners in pixels: most tools write 0-based
+    corners, and for the 1-based inclusive pixels of the original VOC sets this is off by at most one pixel.
+    Classes are the names met, in alphabetical order. ``difficult`` objects are marked so.
 
     Args:
         annotations: folder of the XML files.
@@ -69,7 +69,7 @@ def read_voc(
 
 
 def read_names(file: Path) -> list[str]:
-    """The image names of an ImageSets list. A second column (-1, 0 or 1, in lists of one class) is dropped."""
+    """The image names of an ImageSets list, without the second column (-1, 0, 1) of one-class lists."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):

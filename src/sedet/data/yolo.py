@@ -15,10 +15,10 @@ from sedet.errors import DataError
 def read_yolo(file: Path, split: str = "train", images: Path | None = None) -> AnnotationTable:
     """Read one split of a data.yaml.
 
-    A label line is ``class cx cy width height`` or ``class x1 y1 x2 y2 x3 y3 ...`` (a polygon, of which the bounds
-    are taken), all as shares of the image's width and height, turned as its EXIF says. The label file is the
-    image's with the last folder ``images`` replaced by ``labels`` and the ending .txt, or lies beside the image. An
-    image without a label file has no objects.
+    A label line is ``class cx cy width height`` or ``class x1 y1 x2 y2 x3 y3 ...`` (a polygon, of which the
+    bounds are taken), all as shares of the image's width and height, turned as its EXIF says. The label file
+    is the image's with the last folder ``images`` replaced by ``labels`` and the ending .txt, or lies beside
+    the image. An image without a label file has no objects.
 
     Args:
         file: the data.yaml.
@@ -26,8 +26,8 @@ def read_yolo(file: Path, split: str = "train", images: Path | None = None) -> A
         images: folder of the images, where the yaml's own paths do not lead to them.
 
     Raises:
-        DataError: broken YAML (line and column), no such split, a path out of the data folder, a malformed label
-            line (file and line), a class out of range, no label file at all.
+        DataError: broken YAML (line and column), no such split, a path out of the data folder, a malformed
+            label line (file and line), a class out of range, no label file at all.
     """
     data = _load(file)
     names = _names(data, file)
@@ -147,7 +147,7 @@ def _split_images(data: dict[str, Any], file: Path, root: Path, split: str) -> l
 
 
 def _place(root: Path, base: str, place: object, where: str) -> str:
-    """A path of the yaml as one relative to root. Exports of Roboflow say ../train/images and mean train/images."""
+    """A path of the yaml relative to root. Exports of Roboflow say ../train/images for train/images."""
     if isinstance(place, str):
         text = place.strip().replace("\\", "/")
         while text.startswith("../"):
