@@ -18,7 +18,7 @@ def read_coco(file: Path, images: Path | None = None) -> AnnotationTable:
     """Read a COCO JSON file.
 
     Boxes are ``bbox`` (x, y, width, height; corners in pixels), or the bounds of a polygon ``segmentation``
-    where there is no bbox. Classes come in the order of their ids. The images' folder is ``images``, or the
+    where there is no bbox. Classes come in the order of the categories. The images' folder is ``images``, or the
     first of these that holds most of them: the JSON's folder; its folder named as the split in the JSON's
     name (instances_val2017.json: val2017, val); its ``images``; the same beside an ``annotations`` folder.
 
@@ -103,7 +103,7 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _categories(data: dict[str, Any], file: Path) -> list[tuple[int, str]]:
-    """(id, name), by id."""
+    """(id, name), in the order of the file."""
     found: list[tuple[int, str, object]] = []
     for position, category in enumerate(data["categories"]):
         if not (
@@ -128,7 +128,7 @@ def _categories(data: dict[str, Any], file: Path) -> list[tuple[int, str]]:
         value, count = Counter(c[column] for c in kept).most_common(1)[0] if kept else ("", 0)
         if count > 1:
             raise DataError(f"{count} categories have the {what} {shown(value)}", file, "Give each its own")
-    return sorted(kept)
+    return kept
 
 
 def _images(entries: list[Any], file: Path, images: Path | None) -> tuple[Path, dict[int | str, ImageDraft]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -165,14 +166,26 @@ def _formats(folder: Path) -> dict[str, list[Path]]:
     for name in _FOLDERS:  # Roboflow: train/_annotations.coco.json
         jsons += [f for f in [folder / name / "_annotations.coco.json"] if f.is_file()]
     preferred = [f for f in jsons if f.name.startswith(("instances", "_annotations.coco"))]
+    if len(preferred or jsons) > 1:  # reports and results lie beside annotations
+        jsons = [f for f in preferred or jsons if _is_coco(f)] or jsons
+    else:
+        jsons = preferred or jsons
     if jsons:
-        found["COCO"] = preferred or jsons
+        found["COCO"] = jsons
     if not found:
         for file in (folder / "classes.txt", folder / "labels" / "classes.txt"):
             if file.is_file():
                 found["YOLO classes"] = [file]
                 break
     return found
+
+
+def _is_coco(file: Path) -> bool:
+    try:
+        with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            return all(text.find(key) >= 0 for key in (b'"images"', b'"annotations"', b'"categories"'))
+    except (OSError, ValueError):  # ValueError: an empty file
+        return False
 
 
 def _is_yolo(file: Path) -> bool:

@@ -1,0 +1,89 @@
+"""Writing an annotation table."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sedet.data.table import AnnotationTable, ImageEntry
+from sedet.errors import DataError
+
+
+def write_coco(table: AnnotationTable, path: Path) -> None:
+    """Write a table as COCO JSON: reading the file with ``images=table.root`` gives the same table.
+
+    Image names are as in the table, relative to its root. Category and image ids are the source's. Beside the
+    standard keys stand ``difficult`` (where true) and an image's ``use_exif`` (where false).
+
+    Raises:
+        DataError: the file cannot be written. A file there before stays as it was.
+    """
+    write_text(
+        path, json.dumps(_coco(table), ensure_ascii=False, allow_nan=True, separators=(",", ":")) + "\n"
+    )
+
+
+def _coco(table: AnnotationTable) -> dict[str, Any]:
+    annotations: list[dict[str, Any]] = []
+    for entry, objects in zip(table.images, table.objects, strict=True):
+        rows = zip(objects.boxes, objects.labels, objects.crowd, objects.difficult, strict=True)
+        for box, label, crowd, difficult in rows:
+            # float32 corners back to the short decimals they were read from
+            x1, y1, x2, y2 = (float(str(v)) for v in box)
+            width, height = round(x2 - x1, 4), round(y2 - y1, 4)
+            annotation: dict[str, Any] = {
+                "id": len(annotations) + 1,
+                "image_id": entry.id,
+                "category_id": table.category_ids[int(label)],
+                "bbox": [x1, y1, width, height],
+                "area": round(max(0.0, width) * max(0.0, height), 4),
+                "iscrowd": int(crowd),
+            }
+            if difficult:
+                annotation["difficult"] = 1
+            annotations.append(annotation)
+    return {
+        "images": [_image(entry) for entry in table.images],
+        "annotations": annotations,
+        "categories": [
+            {"id": i, "name": name} for i, name in zip(table.category_ids, table.classes, strict=True)
+        ],
+    }
+
+
+def _image(entry: ImageEntry) -> dict[str, Any]:
+    image: dict[str, Any] = {"id": entry.id, "file_name": entry.name}
+    if entry.width and entry.height:
+        image |= {"width": entry.width, "height": entry.height}
+    if not entry.use_exif:
+        image["use_exif"] = False
+    return image
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all: to a temporary file beside it, then renamed.
+
+    Raises:
+        DataError: it cannot be written (no such folder, no permission, full disk).
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise DataError(
+            f"cannot be written ({error.strerror})",
+            path,
+            "Check the folder, its permissions and the free space",
+        ) from None
