@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import torch
 
 
 def derive(seed: int, *keys: int | str) -> int:
@@ -30,6 +29,8 @@ def torch_seed(seed: int, *keys: int | str) -> Iterator[None]:
 
     transforms v2 classes draw from the global generator and take no other.
     """
+    import torch  # heavy, and splitting data needs none of it
+
     state = torch.random.get_rng_state()
     try:
         torch.default_generator.manual_seed(derive(seed, *keys))

@@ -46,14 +46,30 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class _Print:
-    bits: int
+class Glance:
+    """What one decoding of a picture leaves behind.
+
+    Attributes:
+        thumb: uint8 [32, 32], grey.
+        bits: 63-bit hash of the low frequencies.
+        plain: it has too little contrast to be told from others.
+        peak: its brightest value, 0..255.
+    """
+
     thumb: NDArray[np.uint8]
+    bits: int
+    plain: bool
+    peak: int
 
 
 T = TypeVar("T")
 _digests: dict[tuple[str, int, int], bytes] = {}
-_prints: dict[tuple[str, int, int], _Print | None] = {}
+_glances: dict[tuple[str, int, int], Glance | ImageError] = {}
+
+
+def glances(paths: Sequence[Path]) -> list[Glance | ImageError]:
+    """Decode every image once, small (the whole file is read all the same); errors are returned, not raised."""
+    return _each(_glance, paths)
 
 
 def same_pictures(paths: Sequence[Path], references: Sequence[Path], near: bool = True) -> list[Match | None]:
@@ -112,27 +128,27 @@ def repeated(paths: Sequence[Path], near: bool = False) -> list[Match | None]:
 def _near(paths: Sequence[Path], references: Sequence[Path], earlier: bool = False) -> list[int | None]:
     """Index of the most similar reference, if near enough; with ``earlier`` only of smaller indices."""
     found: list[int | None] = [None] * len(paths)
-    own = _each(_print, paths)
-    theirs = own if earlier else _each(_print, references)
-    rows = [i for i, p in enumerate(own) if p is not None]
-    columns = [i for i, p in enumerate(theirs) if p is not None]
-    if not rows or not columns:
-        return found
-    column_bits = np.array([p.bits for p in theirs if p is not None], dtype=np.uint64)
-    for i in rows:
-        mine = own[i]
-        assert mine is not None
+    own = _telling(paths)
+    theirs = own if earlier else _telling(references)
+    columns = sorted(theirs)
+    column_bits = np.array([theirs[r].bits for r in columns], dtype=np.uint64)
+    for i, mine in own.items():
         distance = _popcount(column_bits ^ np.uint64(mine.bits))
         best = MAX_DIFFERENCE
         for position in np.flatnonzero(distance <= MAX_BITS):
             r = columns[int(position)]
-            other = theirs[r]
-            if other is None or (earlier and r >= i):
+            if earlier and r >= i:
                 continue
-            difference = _difference(mine.thumb, other.thumb)
+            difference = _difference(mine.thumb, theirs[r].thumb)
             if difference < best or (found[i] is None and difference <= best):
                 best, found[i] = difference, r
     return found
+
+
+def _telling(paths: Sequence[Path]) -> dict[int, Glance]:
+    """The pictures that can be told from others, by index."""
+    seen = enumerate(glances(paths))
+    return {i: g for i, g in seen if isinstance(g, Glance) and not g.plain}
 
 
 def _difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
@@ -147,27 +163,29 @@ def _popcount(values: NDArray[np.uint64]) -> NDArray[np.uint8]:
     return np.asarray(bits.sum(axis=1), dtype=np.uint8)
 
 
-def _print(path: Path) -> _Print | None:
-    key = _key(path)
-    if key not in _prints:
-        _prints[key] = _make_print(path)
-    return _prints[key]
-
-
-def _make_print(path: Path) -> _Print | None:
+def _glance(path: Path) -> Glance | ImageError:
     try:
-        pixels = read_image(path, max_side=4 * _SIDE)
-    except (ImageError, OSError, MemoryError):
-        return None
+        key = _key(path)
+    except OSError:
+        return ImageError("there is no such image file", path, "Check the path")
+    if key not in _glances:
+        try:
+            _glances[key] = _look(read_image(path, max_side=4 * _SIDE))
+        except ImageError as error:
+            _glances[key] = error
+        except MemoryError:
+            return ImageError("there is no memory to decode the image", path, "Shrink it")
+    return _glances[key]
+
+
+def _look(pixels: NDArray[np.uint8]) -> Glance:
     grey = Image.fromarray(pixels).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
     thumb = np.asarray(grey, dtype=np.uint8)
-    if thumb.std() < MIN_CONTRAST:
-        return None
     waves = (_COSINES @ thumb.astype(np.float64) @ _COSINES.T).ravel()[1:]  # 63, without the mean
     bits = 0
     for bit in waves > np.median(waves):
         bits = bits << 1 | int(bit)
-    return _Print(bits, thumb)
+    return Glance(thumb, bits, bool(thumb.std() < MIN_CONTRAST), int(pixels.max()))
 
 
 def _digest(path: Path) -> bytes:
