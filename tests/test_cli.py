@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import importlib
+import json
+import logging
 import os
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from sedet import cli, flags, settings
 from sedet.config import SEDConfig, TrainConfig
@@ -103,9 +106,7 @@ def test_flags_reach_the_training(training: Recorder) -> None:
 
 def test_flags_win_over_the_file_and_the_file_over_the_defaults(training: Recorder, tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("steps: 5\nseed: 6\nguard: false\nsed: {gamma: 7, weight: 8}\n")
-    assert (
-        cli.main(["train", "--seed", "1", *DATA, "--config", "my.yaml", "--sed.gamma", "2", "--guard"]) == 0
-    )
+    assert cli.main(["train", "--seed", "1", *DATA, "--config", "my.yaml", "--sed.gamma", "2", "--guard"]) == 0
     expected = TrainConfig(
         labeled="l.json",
         unlabeled=("photos",),
@@ -185,9 +186,7 @@ def test_supervised_needs_no_unlabelled_images(training: Recorder) -> None:
 
 
 def test_resume_takes_the_saved_settings(training: Recorder, tmp_path: Path) -> None:
-    saved = TrainConfig(
-        labeled="l", unlabeled=("u",), out="elsewhere", stop=10, workers=3, sed=SEDConfig(gamma=1)
-    )
+    saved = TrainConfig(labeled="l", unlabeled=("u",), out="elsewhere", stop=10, workers=3, sed=SEDConfig(gamma=1))
     (tmp_path / "run").mkdir()
     settings.save_config(saved, tmp_path / "run" / "config.yaml")
     assert cli.main(["train", "--resume", "run", "--threads", "1", "--device=cpu"]) == 0
@@ -226,14 +225,14 @@ def test_resume_of_no_run(training: Recorder, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_predict_passes_its_flags(training: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorder = Recorder()
+    recorder = Recorder("2 detections")
     install(monkeypatch, "sedet.predict", predict_sources=recorder)
     assert (
-        cli.main(["predict", "d.safetensors", "a.jpg", "b/", "--format", "csv", "--draw", "--score=0.5"]) == 0
+        cli.main(["predict", "d.safetensors", "a.jpg", "b/", "--format", "csv", "coco", "--draw", "--score=0.5"]) == 0
     )
     (args, kwargs), *_ = recorder.calls
     assert args == ("d.safetensors", ("a.jpg", "b/"))
-    assert (kwargs["format"], kwargs["draw"], kwargs["score"]) == ("csv", True, 0.5)
+    assert (kwargs["format"], kwargs["draw"], kwargs["score"]) == (("csv", "coco"), True, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -263,6 +262,50 @@ def test_wrong_words_are_named(argv: list[str], message: str, capsys: pytest.Cap
     assert error_of(capsys, *argv).startswith(message)
 
 
+def test_eval_prints_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    recorder = Recorder(types.SimpleNamespace(table=lambda: "AP 50.0"))
+    install(monkeypatch, "sedet.predict", evaluate=recorder)
+    assert cli.main(["eval", "d.safetensors", "v.json", "--json", "m.json", "--classes", "car", "dog"]) == 0
+    assert capsys.readouterr().out == "AP 50.0\n"
+    (args, kwargs), *_ = recorder.calls
+    assert args == ("d.safetensors", "v.json")
+    assert (kwargs["out"], kwargs["classes"], kwargs["split"]) == ("m.json", ("car", "dog"), None)
+
+
+def test_split_writes_and_reports(training: Recorder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "images").mkdir()
+    names = [f"{i}.png" for i in range(10)]
+    for i, name in enumerate(names):
+        Image.new("RGB", (32, 32), (i * 20, 0, 0)).save(tmp_path / "images" / name)
+    coco = {
+        "images": [{"id": i, "file_name": name, "width": 32, "height": 32} for i, name in enumerate(names)],
+        "annotations": [
+            {"id": i + 1, "image_id": i, "category_id": 7, "bbox": [1, 2, 20, 10], "area": 200, "iscrowd": 0}
+            for i in range(10)
+        ],
+        "categories": [{"id": 7, "name": "car"}],
+    }
+    (tmp_path / "l.json").write_text(json.dumps(coco))
+    argv = ["split", "l.json", "--images", "images", "--percent", "30", "--out", "s"]
+    assert cli.main(argv) == 0
+    assert "car" in capsys.readouterr().out
+    labeled = json.loads((tmp_path / "s" / "labeled.json").read_text())["images"]
+    unlabeled = (tmp_path / "s" / "unlabeled.txt").read_text().split()
+    assert (len(labeled), len(unlabeled)) == (3, 7)
+    assert "s" in error_of(capsys, *argv)  # the folder is in use now
+    assert error_of(capsys, "split", "absent.json", "--out", "t").startswith(str(tmp_path / "absent.json"))
+
+
+def test_warnings_are_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("sedet")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", True)
+    cli.show_warnings()
+    cli.show_warnings()
+    logging.getLogger("sedet.predict").warning("skipped: %s", "a\x1b.jpg")
+    assert capsys.readouterr().err == "sedet: warning: skipped: a\\x1b.jpg\n"
+
+
 @pytest.mark.parametrize(("ok", "code"), [(True, 0), (False, 2)])
 def test_check_tells_whether_training_would_start(
     ok: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -275,9 +318,7 @@ def test_check_tells_whether_training_would_start(
     assert recorder.calls[0][1]["unlabeled"] == ("u", "v")
 
 
-def test_the_demo_takes_a_free_folder(
-    training: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_demo_takes_a_free_folder(training: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     recorder = Recorder()
     install(monkeypatch, "sedet.demo.run", run_demo=recorder)
     (tmp_path / "sedet-demo").mkdir()
@@ -306,9 +347,7 @@ def test_errors_that_the_user_can_mend_are_one_line(
     assert error_of(capsys, "train", *DATA).startswith(message)
 
 
-def test_names_from_outside_can_not_steer_the_terminal(
-    training: Recorder, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_names_from_outside_can_not_steer_the_terminal(training: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
     training.answer = DataError("no", "evil\n\x1b[31mname\x07\u202e.jpg")
     assert error_of(capsys, "train", *DATA) == r"evil \x1b[31mname\x07\u202e.jpg: no"
 
@@ -328,12 +367,8 @@ def test_debug_shows_the_traceback_too(
     assert "Traceback" in error and error.endswith("sedet: error: a.json: broken\n")
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("odd"), OSError(errno.EIO, "I/O error", "x"), ModuleNotFoundError("x")]
-)
-def test_a_bug_keeps_its_traceback(
-    error: Exception, training: Recorder, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("error", [ValueError("odd"), OSError(errno.EIO, "I/O error", "x"), ModuleNotFoundError("x")])
+def test_a_bug_keeps_its_traceback(error: Exception, training: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
     training.answer = error
     assert cli.main(["train", *DATA]) == 1
     lines = capsys.readouterr().err.splitlines()
@@ -345,15 +380,6 @@ def test_interruption_is_one_line(training: Recorder, capsys: pytest.CaptureFixt
     assert cli.main(["train", *DATA]) == 130
     captured = capsys.readouterr()
     assert captured.err == "sedet: interrupted\n" and captured.out == ""
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    cli.write_json(tmp_path / "new" / "a.json", {"ap": 0.5})
-    assert (tmp_path / "new" / "a.json").read_text() == '{\n  "ap": 0.5\n}\n'
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        cli.write_json(tmp_path / "new" / "a.json", {"ap": float("nan")})
-    assert (tmp_path / "new" / "a.json").read_text() == '{\n  "ap": 0.5\n}\n'
-    assert len(list((tmp_path / "new").iterdir())) == 1
 
 
 # --- help ---------------------------------------------------------------------------------------------------
@@ -390,9 +416,7 @@ HEAVY = "torch torchvision timm lightning_fabric matplotlib numpy PIL rich tyro 
 
 def imported_by(code: str) -> set[str]:
     """Which of the heavy packages are imported once ``code`` has run in a fresh interpreter."""
-    script = (
-        f"{code}\nimport sys\nprint(*[m for m in {HEAVY.split()!r} if m in sys.modules], file=sys.stderr)"
-    )
+    script = f"{code}\nimport sys\nprint(*[m for m in {HEAVY.split()!r} if m in sys.modules], file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return set(done.stderr.split())
 

@@ -69,9 +69,7 @@ def test_every_setting_has_a_text_and_every_number_a_range() -> None:
 def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     path = write(tmp_path, "steps: 7\nsed:\n  gamma: 1\n")
     base = TrainConfig(seed=3, sed=SEDConfig(weight=4.0))
-    assert settings.load_config(path, base) == TrainConfig(
-        seed=3, steps=7, sed=SEDConfig(weight=4.0, gamma=1.0)
-    )
+    assert settings.load_config(path, base) == TrainConfig(seed=3, steps=7, sed=SEDConfig(weight=4.0, gamma=1.0))
 
 
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
@@ -182,9 +180,7 @@ def test_errors_in_a_file_name_its_line(text: str, line: int, message: str, tmp_
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "text", ["just words", "- a\n- b\n", "3", "? [a, b]\n: 1\n", "[" * 1500, "a: &a [*a]\n"]
-)
+@pytest.mark.parametrize("text", ["just words", "- a\n- b\n", "3", "? [a, b]\n: 1\n", "[" * 1500, "a: &a [*a]\n"])
 def test_files_that_are_no_settings(text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"my\.yaml"):
         settings.load_config(write(tmp_path, text))

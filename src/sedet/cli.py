@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sedet import api, settings
 from sedet.config import TrainConfig
@@ -61,7 +61,9 @@ class EvalOptions:
     images: str | None = None
     """Folder of the images, where the annotations' own paths do not lead to them."""
     split: str | None = None
-    """Part of the data to judge on, for formats that name parts (train, val, test)."""
+    """Part of the data to judge on, where a folder or data.yaml holds several. Default: val."""
+    classes: tuple[str, ...] = ()
+    """Judge by these classes alone. Default: all."""
     json: str | None = None
     """Write the metrics to this JSON file too."""
     batch: int = 8
@@ -83,12 +85,14 @@ class PredictOptions:
     """Images, folders (recursive), list files (.txt) or globs."""
     out: str = "predictions"
     """Folder to write to. Must be new or empty."""
-    format: Literal["jsonl", "csv", "coco", "yolo"] = "jsonl"
-    """How detections are written."""
+    format: tuple[Literal["jsonl", "csv", "coco", "yolo"], ...] = ("jsonl",)
+    """How detections are written; one or several."""
     draw: bool = False
     """Write the images with their detections drawn, too."""
     score: float = 0.3
     """Lowest score of a detection that is written."""
+    max_detections: int = 100
+    """Most detections an image, best first."""
     batch: int = 8
     """Images at a time."""
     device: str = "auto"
@@ -117,7 +121,7 @@ class SplitOptions:
     images: str | None = None
     """Folder of the images, where the annotations' own paths do not lead to them."""
     split: str | None = None
-    """Part of the data to split, for formats that name parts (train, val, test)."""
+    """Part of the data to split, where a folder or data.yaml holds several. Default: train."""
 
 
 @dataclass(frozen=True)
@@ -183,33 +187,38 @@ def evaluate(argv: Sequence[str]) -> int:
     options = parse(EvalOptions, argv, "sedet eval")
     bounded(batch=(options.batch, 1, None))
 
-    from sedet import predict as using
+    from rich.console import Console
 
-    result = using.evaluate(
+    from sedet.predict import evaluate as judge
+
+    show_warnings()
+    metrics = judge(
         options.detector,
         options.data,
         images=options.images,
         split=options.split,
+        classes=options.classes,
         batch=options.batch,
         device=options.device,
+        out=options.json,
+        progress=sys.stderr.isatty(),
     )
-    print(result.table())
-    if options.json is not None:
-        write_json(Path(options.json), result.to_dict())
+    Console().print(metrics.table())
     return 0
 
 
 def predict(argv: Sequence[str]) -> int:
     options = parse(PredictOptions, argv, "sedet predict")
-    bounded(score=(options.score, 0, 1), batch=(options.batch, 1, None))
+    bounded(
+        score=(options.score, 0, 1), batch=(options.batch, 1, None), max_detections=(options.max_detections, 1, None)
+    )
     if not options.sources:
-        raise ConfigError(
-            "nothing to predict on: name images, folders, list files or globs after the detector"
-        )
+        raise ConfigError("nothing to predict on: name images, folders, list files or globs after the detector")
 
     from sedet.predict import predict_sources
 
-    predict_sources(
+    show_warnings()
+    summary = predict_sources(
         options.detector,
         options.sources,
         out=options.out,
@@ -218,7 +227,10 @@ def predict(argv: Sequence[str]) -> int:
         score=options.score,
         batch=options.batch,
         device=options.device,
+        max_detections=options.max_detections,
+        progress=sys.stderr.isatty(),
     )
+    print(summary)
     return 0
 
 
@@ -231,7 +243,7 @@ def split(argv: Sequence[str]) -> int:
 
     table = read_table(options.data, images=options.images, split=options.split)
     parts = split_table(table, options.percent, options.fold, options.seed)
-    write_split(table, parts, Path(options.out))
+    print("\n".join(write_split(table, parts, Path(options.out))))
     return 0
 
 
@@ -269,7 +281,7 @@ def bounded(**flags: tuple[float, float, float | None]) -> None:
     for name, (value, low, high) in flags.items():
         if not (low <= value and (high is None or value <= high)):
             allowed = f"{low} or more" if high is None else f"from {low} to {high}"
-            raise ConfigError(f"--{name} must be {allowed}, not {value:g}")
+            raise ConfigError(f"--{name.replace('_', '-')} must be {allowed}, not {value:g}")
 
 
 def free_folder(name: str) -> Path:
@@ -278,17 +290,18 @@ def free_folder(name: str) -> Path:
     return next(folder for folder in numbered if not folder.exists())
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    import json
+def show_warnings() -> None:
+    """Let what the library warns of (a skipped image) reach stderr, one line each."""
+    import logging
 
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(record.getMessage(), prefix="sedet: warning:")
+
+    logger = logging.getLogger("sedet")
+    if not logger.handlers:
+        logger.addHandler(Lines(logging.WARNING))
+        logger.propagate = False
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {

@@ -148,9 +148,7 @@ def _struct_rule(info: StructTypeInfo) -> StructConstructorSpec | None:
             hint = annotate[hint, tyro.conf.Positional, tyro.conf.PositionalMetavarFromFieldName]
         elif field.metadata.get("inline"):
             hint = annotate[hint, tyro.conf.arg(name="")]
-        fields.append(
-            StructFieldSpec(name=field.name, type=hint, default=default, helptext=docs.get(field.name))
-        )
+        fields.append(StructFieldSpec(name=field.name, type=hint, default=default, helptext=docs.get(field.name)))
     return StructConstructorSpec(instantiate=cls, fields=tuple(fields))
 
 

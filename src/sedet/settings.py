@@ -178,9 +178,7 @@ def coerce(key: str, value: object, hint: Any) -> Any:
 def _mismatch(key: str, value: object, expected: str, near: str | None = None) -> ConfigError:
     shown = repr(value)
     shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-    return ConfigError(
-        f"{key} must be {expected}, not {shown}" + (f". Did you mean '{near}'?" if near else "")
-    )
+    return ConfigError(f"{key} must be {expected}, not {shown}" + (f". Did you mean '{near}'?" if near else ""))
 
 
 def validate(config: TrainConfig) -> TrainConfig:
@@ -320,9 +318,7 @@ def load_config(path: Path | str, base: TrainConfig | None = None) -> TrainConfi
     if data is None:
         data = {}
     if not isinstance(data, dict) or not isinstance(node, yaml.MappingNode | None):
-        raise ConfigError(
-            f"{path}: a file of settings holds 'name: value' lines, not a {type(data).__name__}"
-        )
+        raise ConfigError(f"{path}: a file of settings holds 'name: value' lines, not a {type(data).__name__}")
     lines = _key_lines(node, path) if node is not None else {}
 
     def where(key: str) -> str:
@@ -347,9 +343,7 @@ def _key_lines(node: Any, path: Path, prefix: str = "") -> dict[str, int]:
 def save_config(config: TrainConfig, path: Path | str) -> None:
     """Write every setting, with what it means, as YAML that ``--config`` reads. Atomic: never half a file."""
     path = Path(path)
-    header = (
-        "# Settings of a sedet training. To run it again: sedet train --config THIS_FILE --out NEW_FOLDER\n"
-    )
+    header = "# Settings of a sedet training. To run it again: sedet train --config THIS_FILE --out NEW_FOLDER\n"
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         temporary.write_text(header + "\n".join(_yaml_lines(config)) + "\n", encoding="utf-8")
@@ -370,9 +364,7 @@ def _yaml_lines(config: DataclassInstance, indent: str = "") -> Iterator[str]:
             yield from _yaml_lines(value, indent + "  ")
             continue
         if name in docs:
-            yield from textwrap.wrap(
-                docs[name], 106, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# "
-            )
+            yield from textwrap.wrap(docs[name], 106, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
         plain = list(value) if isinstance(value, tuple) else value
         shown = yaml.safe_dump(plain, default_flow_style=True, width=math.inf, allow_unicode=True)
         yield f"{indent}{name}: {shown.removesuffix('...' + chr(10)).rstrip()}"
