@@ -1,0 +1,359 @@
+"""Use a detector on many images: write its detections down, or judge them by labelled data."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from PIL import Image
+
+from sedet.data.clean import clean
+from sedet.data.formats import read_table
+from sedet.data.images import read_image, read_size
+from sedet.data.sources import find_images
+from sedet.data.table import AnnotationTable
+from sedet.detectors.regions import Detections
+from sedet.errors import DataError, ImageError
+from sedet.evaluation.coco import COCO_AREA_RANGES, Metrics, coco_metrics
+from sedet.outputs import (
+    Item,
+    Pictures,
+    Writer,
+    check_formats,
+    check_new,
+    open_writers,
+    output_names,
+    write_text,
+)
+from sedet.predictor import Pixels, Predictor, Result, batches, check_score, load
+
+__all__ = [
+    "PredictSummary",
+    "Predictor",
+    "Result",
+    "agreed_classes",
+    "detect_table",
+    "evaluate",
+    "load",
+    "predict_sources",
+]
+
+Source = TypeVar("Source")
+Read = tuple[Pixels, tuple[int, int]] | ImageError
+"""Pixels of an image as read, and the original's width and height; or what was wrong with it."""
+
+LARGEST_SIDE = 4096
+"""Files with a longer side are shrunk to it when read, so that memory stays within bounds."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PredictSummary:
+    """What ``predict_sources`` did.
+
+    Attributes:
+        images: images predicted on.
+        detections: detections written.
+        skipped: what was wrong with each image that could not be read.
+        seconds: time taken, without loading the detector.
+        files: what was written.
+    """
+
+    images: int
+    detections: int
+    skipped: tuple[str, ...]
+    seconds: float
+    files: tuple[Path, ...]
+
+    def __str__(self) -> str:
+        rate = self.images / self.seconds if self.seconds > 0 else 0.0
+        skipped = f", {len(self.skipped)} unreadable and skipped" if self.skipped else ""
+        places = ", ".join(str(path) for path in self.files)
+        return (
+            f"{self.detections} detections in {self.images} images{skipped} "
+            f"({self.seconds:.1f} s, {rate:.1f} images/s), written to {places}"
+        )
+
+
+def predict_sources(
+    detector: str | Path,
+    sources: Sequence[str],
+    out: str | Path = "predictions",
+    format: str | Sequence[str] = "jsonl",
+    draw: bool = False,
+    score: float = 0.3,
+    batch: int = 8,
+    device: str = "auto",
+    max_detections: int = 100,
+    workers: int = 2,
+    progress: bool = False,
+) -> PredictSummary:
+    """Find objects in files and write them down. Memory does not grow with the number of images.
+
+    An image that cannot be read is reported (a log warning), skipped, counted, and listed in ``skipped.txt``.
+
+    Args:
+        detector: detector file.
+        sources: images, folders (recursive), list files or globs.
+        out: folder to write to, new or empty.
+        format: one or several of jsonl, csv, coco, yolo; see ``sedet.outputs``.
+        draw: write pictures of the detections too.
+        score: lowest score of a detection that is written.
+        batch: images at a time.
+        device: as for ``load``.
+        max_detections: most detections an image, best first.
+        workers: threads that decode images.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        SedetError: a source, the detector, a format or the folder is not usable, or no image could be read;
+            nothing is written then.
+    """
+    out, formats = Path(out), check_formats(format)
+    check_score(score)
+    check_new(out)
+    predictor = load(detector, device)
+    paths = find_images([sources] if isinstance(sources, str) else list(sources))
+    if not paths:
+        raise DataError("no images were found", ", ".join(sources), "Give images, folders, lists or globs")
+    names = output_names(paths)
+
+    start, images, count = time.perf_counter(), 0, 0
+    skipped: list[str] = []
+    writers: list[Writer] = []
+    pictures: Pictures | None = None
+    try:
+        with _bar(progress, len(paths)) as advance:
+            read = _read_ahead(list(enumerate(paths)), lambda item: _read_file(item[1]), workers, 2 * batch)
+            for part in batches(read, batch):
+                good = []
+                for (index, path), decoded in part:
+                    if isinstance(decoded, ImageError):
+                        log.warning("skipped: %s", decoded)
+                        skipped.append(str(decoded))
+                    else:
+                        good.append((index, path, *decoded))
+                found = predictor.detect([pixels for _, _, pixels, _ in good], score, max_detections) if good else []
+                if good and not writers:
+                    # Only now, so that a run in which nothing can be read leaves nothing behind.
+                    out.mkdir(parents=True, exist_ok=True)
+                    writers = open_writers(formats, out, predictor.classes)
+                    pictures = Pictures(out) if draw else None
+                for (index, path, pixels, size), detections in zip(good, found, strict=True):
+                    result = predictor.result(rescaled(detections, pixels, size), size, path)
+                    item = Item(index, *names[index], result)
+                    for writer in writers:
+                        writer.add(item)
+                    if pictures is not None:
+                        pictures.add(item, _picture(pixels, detections, predictor.classes))
+                    images, count = images + 1, count + len(result)
+                advance(len(part))
+        if not images:
+            raise DataError(f"none of the {len(paths)} images can be read. The first: {skipped[0]}", ", ".join(sources))
+        files = [path for writer in writers for path in writer.finish()]
+    except BaseException:
+        for writer in writers:
+            writer.discard()
+        raise
+    if pictures is not None:
+        files.append(pictures.folder)
+    if skipped:
+        write_text(out / "skipped.txt", "".join(" ".join(line.split()) + "\n" for line in skipped))
+        files.append(out / "skipped.txt")
+    return PredictSummary(images, count, tuple(skipped), time.perf_counter() - start, tuple(files))
+
+
+def evaluate(
+    detector: str | Path | Predictor,
+    data: str | Path | AnnotationTable,
+    *,
+    images: str | Path | None = None,
+    split: str | None = "val",
+    classes: Sequence[str] = (),
+    batch: int = 8,
+    device: str = "auto",
+    score_threshold: float = 0.001,
+    area_ranges: tuple[float, float] = COCO_AREA_RANGES,
+    out: str | Path | None = None,
+    progress: bool = False,
+) -> Metrics:
+    """Judge a detector by COCO's metrics on labelled data.
+
+    Args:
+        detector: detector file, or one that is loaded.
+        data: labelled data (COCO JSON, VOC, YOLO; file or folder), or a table.
+        images: folder of the images, where the annotations' own paths do not lead to them.
+        split: part to judge on, where the data hold several. None: val.
+        classes: judge by these classes alone. Default: all; the detector must know each that has objects.
+        batch: images at a time.
+        device: as for ``load``.
+        score_threshold: lowest score that counts.
+        area_ranges: sides in original pixels that part small, medium and large objects.
+        out: JSON file to write the metrics to.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        SedetError: data or detector cannot be read, or their classes do not agree.
+    """
+    table = data if isinstance(data, AnnotationTable) else read_table(data, images=images, split=split or "val")
+    predictor = detector if isinstance(detector, Predictor) else load(detector, device)
+    table, problems = clean(agreed_classes(table, predictor.classes, classes))
+    for problem in problems[:10]:
+        log.warning("%s", problem)
+    if len(problems) > 10:
+        log.warning("and %d more problems; 'sedet check' lists them", len(problems) - 10)
+    if not len(table):
+        raise DataError("there are no images to judge by", table.source, "Give labelled data")
+    table, found = detect_table(predictor, table, batch=batch, score_threshold=score_threshold, progress=progress)
+    metrics = coco_metrics(table, found, area_ranges)
+    if out is not None:
+        write_text(Path(out), json.dumps(metrics.to_dict(), indent=2, allow_nan=False) + "\n")
+    return metrics
+
+
+def detect_table(
+    predictor: Predictor,
+    table: AnnotationTable,
+    *,
+    batch: int = 8,
+    score_threshold: float = 0.001,
+    max_detections: int = 100,
+    workers: int = 2,
+    progress: bool = False,
+) -> tuple[AnnotationTable, list[Detections]]:
+    """Detections of a table's images, to be judged by it.
+
+    Args:
+        table: its classes are some of the detector's; detections of others are left out.
+
+    Returns:
+        The table without the images that could not be read (each is reported), and one entry an image of it:
+        xyxy in original pixels, labels into the table's classes.
+    """
+    label_of = {name: i for i, name in enumerate(table.classes)}
+    mapping = torch.tensor([label_of.get(name, -1) for name in predictor.classes], dtype=torch.int64)
+    kept: list[int] = []
+    found: list[Detections] = []
+    entries = list(enumerate(table.images))
+    with _bar(progress, len(entries)) as advance:
+        read = _read_ahead(entries, lambda e: _read_file(e[1].path, e[1].use_exif), workers, 2 * batch)
+        for part in batches(read, batch):
+            good = []
+            for (index, _), decoded in part:
+                if isinstance(decoded, ImageError):
+                    log.warning("left out of the evaluation: %s", decoded)
+                else:
+                    good.append((index, *decoded))
+            answers = predictor.detect([g[1] for g in good], score_threshold, max_detections) if good else []
+            for (index, pixels, size), answer in zip(good, answers, strict=True):
+                answer = rescaled(answer, pixels, size)
+                labels = mapping[answer.labels]
+                keep = labels >= 0
+                kept.append(index)
+                found.append(Detections(answer.boxes[keep], answer.scores[keep], labels[keep]))
+            advance(len(part))
+    return table.subset(kept), found
+
+
+def agreed_classes(table: AnnotationTable, known: Sequence[str], picked: Sequence[str] = ()) -> AnnotationTable:
+    """The table in the detector's classes, matched by name.
+
+    Classes that the data do not hold are left out: they cannot be judged. Classes of the data without objects
+    need not be known.
+
+    Args:
+        known: the detector's classes.
+        picked: judge by these alone.
+
+    Raises:
+        DataError: there are objects of a class that the detector does not know, no class in common, or a
+            picked class that one of them lacks.
+    """
+    for name in picked:
+        if name not in known:
+            raise DataError(f"the detector does not know the class '{name}'", None, f"It knows: {', '.join(known)}")
+    if picked:
+        return table.with_classes(picked)
+    counts = table.class_counts()
+    shared = [name for name in known if name in table.classes]
+    unknown = [name for name, n in zip(table.classes, counts, strict=True) if n and name not in known]
+    if unknown or not shared:
+        listed = ", ".join(f"'{name}'" for name in (unknown or list(table.classes))[:10])
+        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        absent = [name for name in known if name not in table.classes]
+        lacks = f" (and has no {', '.join(absent[:10])})" if absent else ""
+        todo = (
+            f"To judge by the classes both have, add --classes {shlex.join(shared)}"
+            if shared
+            else f"The detector knows: {', '.join(known)}"
+        )
+        raise DataError(f"it has classes the detector does not know: {listed}{more}{lacks}", table.source, todo)
+    absent = [name for name in known if name not in shared]
+    if absent:
+        log.warning("%s has no class %s: not judged", table.source, ", ".join(absent))
+    return table.with_classes(shared)
+
+
+def rescaled(found: Detections, pixels: Pixels, size: tuple[int, int]) -> Detections:
+    """Boxes in pixels of an image that was shrunk when read, in those of the original (width, height)."""
+    height, width = pixels.shape[:2]
+    if (width, height) == size:
+        return found
+    scale = torch.tensor([size[0] / width, size[1] / height] * 2, dtype=torch.float32)
+    return replace(found, boxes=found.boxes * scale)
+
+
+def _read_file(path: Path, use_exif: bool = True) -> Read:
+    try:
+        return read_image(path, use_exif=use_exif, max_side=LARGEST_SIDE), read_size(path, use_exif)
+    except ImageError as error:
+        return error
+
+
+def _picture(pixels: Pixels, found: Detections, classes: Sequence[str]) -> Image.Image:
+    from sedet.reporting.draw import draw_boxes
+
+    return draw_boxes(pixels, found.boxes, found.labels, classes, found.scores)
+
+
+def _read_ahead(
+    items: Iterable[Source], read: Callable[[Source], Read], workers: int, ahead: int
+) -> Iterator[tuple[Source, Read]]:
+    """Decode in threads, in order, with at most ``ahead`` images waiting."""
+    rest = iter(items)
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        waiting: deque[tuple[Source, Future[Read]]] = deque(
+            (item, pool.submit(read, item)) for item in islice(rest, ahead)
+        )
+        try:
+            while waiting:
+                item, future = waiting.popleft()
+                yield item, future.result()
+                waiting.extend((item, pool.submit(read, item)) for item in islice(rest, 1))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _bar(show: bool, total: int) -> Iterator[Callable[[int], None]]:
+    if not show:
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("images", total=total)
+        yield lambda n: progress.update(task, advance=n)
