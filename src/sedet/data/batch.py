@@ -73,6 +73,19 @@ class Batch:
             skipped=self.skipped,
         )
 
+    def first(self, count: int) -> Batch:
+        """The first images of the batch."""
+        return Batch(
+            strong=self.strong[:count],
+            half=self.half[:count],
+            weak=None if self.weak is None else self.weak[:count],
+            content=self.content[:count],
+            erased=self.erased[:count],
+            targets=None if self.targets is None else self.targets[:count],
+            names=self.names[:count],
+            skipped=self.skipped,
+        )
+
     def pin_memory(self) -> Batch:
         """Called by the loader when it feeds a GPU."""
         return Batch(

@@ -189,7 +189,11 @@ def view_targets(view: View, objects: Objects, config: ViewConfig) -> Targets:
     gone = erased_share(tensor, view.erased).numpy() > config.erase_limit
     usable = present & (visible >= MIN_VISIBLE) & (sides >= 1.0).all(axis=1) & ~gone & ~objects.ignored
     ignore = present & ~usable
-    return Targets(tensor[torch.from_numpy(usable)], torch.from_numpy(objects.labels[usable]), tensor[torch.from_numpy(ignore)])
+    return Targets(
+        tensor[torch.from_numpy(usable)],
+        torch.from_numpy(objects.labels[usable]),
+        tensor[torch.from_numpy(ignore)],
+    )
 
 
 def erased_share(boxes: Tensor, erased: Tensor) -> Tensor:

@@ -111,9 +111,7 @@ def _create(name: str) -> tuple[nn.Module, list[int]]:
     reductions = list(body.feature_info.reduction())
     missing = [s for s in STRIDES if s not in reductions]
     if missing:
-        raise ConfigError(
-            f"backbone '{name}' has strides {reductions}, not {missing}: choose one with strides 4-32"
-        )
+        raise ConfigError(f"backbone '{name}' has strides {reductions}, not {missing}: choose one with strides 4-32")
     return body, [len(reductions) - 1 - reductions[::-1].index(s) for s in STRIDES]
 
 

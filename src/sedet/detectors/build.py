@@ -15,9 +15,7 @@ Detector = FCOS
 """The detector contract: ``forward(images, content, levels) -> Regions``, ``loss``, ``detect``, ``spec``."""
 
 
-def build_detector(
-    detector: str, backbone: str, classes: int, model: ModelConfig, weights: str = "auto"
-) -> Detector:
+def build_detector(detector: str, backbone: str, classes: int, model: ModelConfig, weights: str = "auto") -> Detector:
     """A new detector.
 
     Args:

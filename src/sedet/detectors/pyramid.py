@@ -26,7 +26,10 @@ class Pyramid(nn.Module):
     def __init__(self, in_channels: Sequence[int], channels: int, norm: bool = True) -> None:
         super().__init__()
         conv = partial(
-            Conv2dNormActivation, norm_layer=group_norm if norm else None, activation_layer=None, bias=not norm
+            Conv2dNormActivation,
+            norm_layer=group_norm if norm else None,
+            activation_layer=None,
+            bias=not norm,
         )
         self.inner_blocks = nn.ModuleList(conv(c, channels, kernel_size=1, padding=0) for c in in_channels)
         self.layer_blocks = nn.ModuleList(conv(channels, channels, kernel_size=3) for _ in in_channels)

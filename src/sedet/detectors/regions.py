@@ -38,9 +38,7 @@ class Regions:
     def images(self, part: slice) -> Regions:
         """The answers for some images of the batch."""
         quality = None if self.quality is None else self.quality[part]
-        return Regions(
-            self.logits[part], self.boxes[part], quality, self.points, self.strides, self.valid[part]
-        )
+        return Regions(self.logits[part], self.boxes[part], quality, self.points, self.strides, self.valid[part])
 
 
 @dataclass(frozen=True, slots=True)

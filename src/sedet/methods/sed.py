@@ -1,0 +1,235 @@
+"""Scale-Equivalent Distillation (SED) for semi-supervised object detection.
+
+Paper: Guo, Mu, Chen, Wang, Yu, Luo, "Scale-Equivalent Distillation for Semi-Supervised Object Detection", CVPR 2022
+(arXiv:2203.12244). Only its abstract and one figure caption are available to us. From the paper are the three parts:
+
+  (a) consistency between different-sized images,
+  (b) self-distillation in place of hard pseudo labels,
+  (c) a re-weighting that implicitly screens potential foreground on unlabelled images.
+
+Everything else here - the pairing of levels, every formula, normaliser, weight and schedule - is our design:
+
+  teacher (EMA)  <-  weak view            p_T, b_T, q_T at every region r, detached, no threshold, no NMS
+  student        <-  strong view          L_distill
+  student        <-  strong view, half    L_scale: level P_l of the full view against P_{l-1} of the half view, which
+                                          have the same grid; boxes of the half view are doubled
+
+  L_cls  = sum_r m_r sum_c w_rc KL(p_T,rc || p_S,rc) / N        w_rc = |p_T - p_S|^gamma (or another, see class_weights)
+  L_qual = sum_r m_r v_r KL(q_T || q_S) / V                     v_r = (max_c p_T)^2
+  L_box  = sum_r m_r v_r BoxLoss(b_T, b_S) / V                  V = max(1, sum_r m_r v_r), N = V by default
+  total  = L_sup + lambda_u(t) (L_distill + lambda_s L_scale)
+
+m_r is 0 in padding, where the region's centre is erased, and where the teacher's box is erased beyond the limit:
+there the student cannot see what the teacher saw, and the discrepancy weight would be at its largest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import generalized_box_iou_loss
+
+from sedet.config import SEDConfig
+from sedet.data.batch import Batch, Targets, pixels
+from sedet.data.views import erased_share
+from sedet.detectors.build import Detector
+from sedet.detectors.normalizer import process_mean
+from sedet.detectors.regions import HALF_LEVELS, Regions
+from sedet.methods.method import Progress
+from sedet.methods.supervised import labeled_losses
+
+MIN_SIDE = 1e-3
+"""Boxes with a shorter side, pixels, teach no box: the GIoU of two empty boxes is 1."""
+
+PARTS = ("class", "box", "quality")
+
+
+class SED:
+    """One SED step. See the module's text; every choice is a field of :class:`sedet.config.SEDConfig`."""
+
+    def __init__(self, config: SEDConfig, half_size: bool = True, erase_limit: float = 0.7) -> None:
+        self.config, self.half_size, self.erase_limit = config, half_size, erase_limit
+        self.uses_unlabeled = config.distill or config.scale
+
+    def losses(
+        self,
+        student: Detector,
+        teacher: Detector,
+        labeled: Batch,
+        unlabeled: Batch | None,
+        progress: Progress,
+    ) -> dict[str, Tensor]:
+        """Weighted losses of one step: ``sup_*``, ``distill_*`` and ``scale_*``; the latter two are 0 in burn-in."""
+        config, count = self.config, len(labeled)
+        weight = config.weight * progress.unlabeled_weight
+        if unlabeled is None or not self.uses_unlabeled or weight == 0.0:
+            unlabeled = None
+
+        # Views of one size share a forward: labelled first, then unlabelled.
+        full = student(*_joint(labeled, unlabeled if config.distill else None, half=False))
+        half = None
+        if self.half_size or (config.scale and unlabeled is not None):
+            half_labeled = labeled if self.half_size else None
+            half = student(*_joint(half_labeled, unlabeled if config.scale else None, half=True), HALF_LEVELS)
+        assert labeled.targets is not None
+        labeled_half = half.images(slice(0, count)) if half is not None and self.half_size else None
+        losses = labeled_losses(student, full.images(slice(0, count)), labeled_half, labeled.targets)
+
+        zero = full.logits.new_zeros(())
+        losses |= {f"{view}_{part}": zero for view in ("distill", "scale") for part in PARTS}
+        if unlabeled is None:
+            return losses
+
+        assert unlabeled.weak is not None
+        with torch.no_grad():
+            answer = teacher(pixels(unlabeled.weak), unlabeled.content)
+        views: list[tuple[str, Regions, float]] = []
+        if config.distill:
+            views.append(("distill", full.images(slice(count, None)), weight))
+        if config.scale and half is not None:
+            start = count if self.half_size else 0
+            views.append(("scale", half.images(slice(start, None)), weight * config.scale_weight))
+        if config.targets == "hard":
+            labels = pseudo_labels(teacher, answer, unlabeled, config.threshold, self.erase_limit)
+        else:
+            target = teacher_target(answer, unlabeled, self.erase_limit, config.temperature)
+        for name, regions, view_weight in views:
+            if config.targets == "hard":
+                wanted = [t.halved() for t in labels] if name == "scale" else labels
+                parts = student.loss(regions, wanted)
+            else:
+                parts = distillation(target, regions, 2.0 if name == "scale" else 1.0, config)
+            for part, part_weight in zip(
+                PARTS, (config.class_weight, config.box_weight, config.quality_weight), strict=True
+            ):
+                losses[f"{name}_{part}"] = view_weight * part_weight * parts[part]
+        return losses
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherTarget:
+    """The teacher's detached answers, shared by both views.
+
+    Attributes:
+        logits: float [batch, regions, classes], divided by the temperature.
+        boxes: float [batch, regions, 4], xyxy in pixels of the full view.
+        quality: float [batch, regions] logits, or None.
+        mask: bool [batch, regions], m_r.
+        foreground: float [batch, regions], v_r.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    quality: Tensor | None
+    mask: Tensor
+    foreground: Tensor
+
+
+@torch.no_grad()
+def teacher_target(answer: Regions, batch: Batch, erase_limit: float, temperature: float = 1.0) -> TeacherTarget:
+    """What the teacher's answers on the weak view ask of the student, and where (m_r and v_r)."""
+    logits = answer.logits.detach() / temperature
+    mask = answer.valid.clone()
+    for i, erased in enumerate(batch.erased):
+        used = erased[(erased[:, 2:] > erased[:, :2]).all(dim=1)]
+        if len(used):
+            points = answer.points[:, None]
+            hidden = ((points >= used[None, :, :2]) & (points < used[None, :, 2:])).all(dim=-1).any(dim=-1)
+            mask[i] &= ~hidden & (erased_share(answer.boxes[i], used) <= erase_limit)
+    foreground = logits.sigmoid().amax(dim=-1) ** 2
+    quality = None if answer.quality is None else answer.quality.detach()
+    return TeacherTarget(logits, answer.boxes.detach(), quality, mask, foreground)
+
+
+def distillation(target: TeacherTarget, student: Regions, box_scale: float, config: SEDConfig) -> dict[str, Tensor]:
+    """The distillation losses of one student view: ``class``, ``box`` and ``quality``, unweighted scalars.
+
+    Args:
+        target: the teacher's answers on the full view.
+        student: the student's, region for region; on the half-size view its pixels are twice as large.
+        box_scale: pixels of the full view in one of the student's: 1, or 2 for the half-size view.
+
+    Returns:
+        Scalars; sums run over the batch, normalisers over all processes.
+    """
+    mask = target.mask
+    visible = mask * target.foreground
+    total = process_mean(visible.sum()).clamp(min=1.0)  # V
+
+    weights = class_weights(target.logits, student.logits, config) * mask[..., None]
+    divisor = total
+    if config.normalizer == "weights":
+        divisor = process_mean(weights.sum()).clamp(min=1.0)
+    elif config.normalizer == "count":
+        divisor = process_mean(mask.sum().float()).clamp(min=1.0)
+    # where() and not a product: logits under the mask may be anything, infinite too
+    term = torch.where(mask[..., None], binary_kl(target.logits, student.logits), 0.0)
+    losses = {"class": (weights * term).sum() / divisor}
+
+    losses["quality"] = student.logits.new_zeros(())
+    if target.quality is not None and student.quality is not None:
+        term = torch.where(mask, binary_kl(target.quality, student.quality), 0.0)
+        losses["quality"] = (visible * term).sum() / total
+
+    boxes = student.boxes * box_scale
+    sides = torch.minimum(target.boxes[..., 2:] - target.boxes[..., :2], boxes[..., 2:] - boxes[..., :2])
+    usable = mask & (sides.detach().amin(dim=-1) >= MIN_SIDE)
+    wanted, given = target.boxes[usable], boxes[usable]
+    if config.box_loss == "giou":
+        term = generalized_box_iou_loss(given, wanted, reduction="none")
+    else:
+        stride = (student.strides * box_scale)[None].expand(usable.shape)[usable]
+        term = F.smooth_l1_loss(given / stride[:, None], wanted / stride[:, None], reduction="none").sum(dim=-1)
+    losses["box"] = (visible[usable] * term).sum() / total
+    return losses
+
+
+@torch.no_grad()
+def class_weights(teacher: Tensor, student: Tensor, config: SEDConfig) -> Tensor:
+    """w_rc, float [batch, regions, classes], detached: the implicit screening of foreground (the paper's part c).
+
+    Where neither sees an object both scores are near zero and so is the weight: the mass of easy background, which
+    would drown everything else, falls away without any threshold.
+    """
+    p_teacher, p_student = teacher.sigmoid(), student.sigmoid()
+    if config.reweight == "discrepancy":
+        return (p_teacher - p_student).abs() ** config.gamma
+    if config.reweight == "foreground":
+        return p_teacher.amax(dim=-1, keepdim=True).expand_as(p_teacher)
+    return torch.ones_like(p_teacher)
+
+
+def binary_kl(teacher: Tensor, student: Tensor) -> Tensor:
+    """KL between Bernoulli distributions given as logits, elementwise: cross-entropy minus the teacher's entropy.
+
+    The same gradient as the cross-entropy, but zero where both agree. The teacher's side is detached.
+    """
+    teacher = teacher.detach()
+    probability = teacher.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(teacher, probability, reduction="none")
+    return F.binary_cross_entropy_with_logits(student, probability, reduction="none") - entropy
+
+
+@torch.no_grad()
+def pseudo_labels(
+    teacher: Detector, answer: Regions, batch: Batch, threshold: float, erase_limit: float
+) -> list[Targets]:
+    """Hard labels, the ablation of self-distillation: the teacher's boxes (after NMS) of at least ``threshold``."""
+    found = teacher.detect(answer, batch.content, score_threshold=threshold)
+    labels = []
+    for detections, erased in zip(found, batch.erased, strict=True):
+        used = erased[(erased[:, 2:] > erased[:, :2]).all(dim=1)]
+        gone = erased_share(detections.boxes, used) > erase_limit
+        labels.append(Targets(detections.boxes[~gone], detections.labels[~gone], detections.boxes[gone]))
+    return labels
+
+
+def _joint(labeled: Batch | None, unlabeled: Batch | None, half: bool) -> tuple[Tensor, Tensor]:
+    """Images and contents of the batches that are given, at one size."""
+    given = [b for b in (labeled, unlabeled) if b is not None]
+    images = torch.cat([b.half if half else b.strong for b in given])
+    content = torch.cat([b.content for b in given])
+    return pixels(images), content // 2 if half else content

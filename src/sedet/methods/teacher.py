@@ -1,0 +1,61 @@
+"""The teacher: an exponential moving average of the student, never trained itself."""
+
+from __future__ import annotations
+
+import copy
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class EMATeacher(Generic[M]):
+    """A copy of the student whose parameters and buffers follow it slowly.
+
+    Float tensors are averaged (also buffers: an average of parameters alone is wrong where statistics are live),
+    integer ones copied. Always in evaluation mode, never with gradients.
+
+    Args:
+        student: the module to copy; not kept.
+    """
+
+    def __init__(self, student: M) -> None:
+        self.model: M = copy.deepcopy(student).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, student: nn.Module, decay: float) -> None:
+        """teacher = decay * teacher + (1 - decay) * student, in fused operations."""
+        averaged: list[Tensor] = []
+        towards: list[Tensor] = []
+        for mine, theirs in zip(_tensors(self.model), _tensors(student), strict=True):
+            if mine.is_floating_point():
+                averaged.append(mine)
+                towards.append(theirs.detach())
+            else:
+                mine.copy_(theirs)
+        torch._foreach_lerp_(averaged, towards, 1.0 - decay)
+
+    @torch.no_grad()
+    def copy_from(self, student: nn.Module) -> None:
+        """Become the student."""
+        for mine, theirs in zip(_tensors(self.model), _tensors(student), strict=True):
+            mine.copy_(theirs)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def ema_decay(step: int, steps_after_burn_in: int, largest: float | None = None) -> float:
+    """Decay at a step: clip(1 - 1 / (0.05 x steps after burn-in), 0.9, 0.9996), warmed up (our design).
+
+    Args:
+        step: updates made so far, counted from the last (re)start of the average.
+        steps_after_burn_in: length of the semi-supervised part; the average spans about a twentieth of it.
+        largest: overrides the computed decay.
+    """
+    if largest is None:
+        largest = min(max(1.0 - 1.0 / max(0.05 * steps_after_burn_in, 1e-6), 0.9), 0.9996)
+    return min(largest, (1.0 + step) / (10.0 + step))

@@ -1,0 +1,233 @@
+"""The training loop, whole: batch, losses, backward, step, teacher update, log, evaluate, save."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from sedet.config import TrainConfig
+from sedet.data.loading import StepData, step_loader
+from sedet.detectors.build import Detector
+from sedet.errors import TrainingError
+from sedet.evaluation.coco import Metrics
+from sedet.methods.method import Progress
+from sedet.methods.teacher import EMATeacher, ema_decay
+from sedet.training.checkpoint import load_checkpoint, save_checkpoint
+from sedet.training.memory import is_out_of_memory, out_of_memory_error
+from sedet.training.optimizer import rate_at, set_rate
+from sedet.training.runlog import RunLog
+from sedet.training.step import TrainingStep
+from sedet.training.validate import Judge
+
+BURN_IN_FILE = "burn_in.pt"
+LAST_FILE = "last.pt"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The run in updates. ``evaluate`` and ``save`` are periods; micro-steps are ``accumulate`` an update."""
+
+    steps: int
+    burn_in: int
+    ramp: int
+    evaluate: int
+    save: int
+    accumulate: int
+
+    def evaluates_after(self, step: int) -> bool:
+        return step in (self.burn_in, self.steps) or (step % self.evaluate == 0 and step > 0)
+
+
+@dataclass
+class State:
+    """What changes while training, besides weights: all of it is in the checkpoint.
+
+    Attributes:
+        step: updates done.
+        sums, summed: losses added up since the last row of metrics, and over how many updates.
+        rows: the metrics so far, one dict a row.
+        labels_alone: AP at the end of the burn-in (the better of student and teacher), if known.
+        best_ap, best_step: the best teacher on val since the end of the burn-in.
+        since_best: evaluations since then.
+        skipped: names of images that could not be read.
+    """
+
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    summed: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    labels_alone: float | None = None
+    best_ap: float | None = None
+    best_step: int = 0
+    since_best: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Training:
+    """Everything a loop works on."""
+
+    config: TrainConfig
+    schedule: Schedule
+    fabric: Fabric
+    student: Detector
+    teacher: EMATeacher[Detector]
+    module: TrainingStep
+    optimizer: torch.optim.Optimizer
+    data: StepData
+    judge: Judge | None
+    log: RunLog
+    ship: Callable[[Detector, State, Metrics | None], None]
+    state: State = field(default_factory=State)
+
+
+def train_loop(t: Training) -> None:
+    """Train from ``t.state.step`` to the end, or to ``config.stop``.
+
+    Raises:
+        TrainingError: a loss that is not finite, no memory, a full disk. The last checkpoint stays.
+    """
+    schedule, state, config = t.schedule, t.state, t.config
+    stop = min(schedule.steps, config.stop or schedule.steps)
+    workers = config.workers or 0
+    micro = schedule.accumulate
+    loader = step_loader(t.data, state.step * micro, stop * micro, workers, pin=t.fabric.device.type == "cuda")
+    batches = iter(loader)
+    t.module.train()
+    t.teacher.model.eval()
+    while state.step < stop:
+        started = time.perf_counter()
+        progress = Progress(state.step, schedule.burn_in, schedule.ramp)
+        set_rate(t.optimizer, rate_at(state.step, schedule.steps, config))
+        for part in range(micro):
+            labeled, unlabeled = next(batches)
+            note_skipped(t, [*labeled.skipped, *(unlabeled.skipped if unlabeled else ())])
+            names = labeled.names + (unlabeled.names if unlabeled else ())
+            try:
+                with t.fabric.no_backward_sync(t.module, enabled=part < micro - 1):
+                    device = t.fabric.device
+                    losses = t.module(labeled.to(device), unlabeled.to(device) if unlabeled else None, progress)
+                    stacked = torch.stack(list(losses.values()))
+                    values = dict(zip(losses, stacked.detach().tolist(), strict=True))
+                    check_finite(values, names, state.step)
+                    t.fabric.backward(stacked.sum() / micro)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise out_of_memory_error(t.module, labeled, unlabeled, progress, config, device) from error
+            for key, value in values.items():
+                state.sums[key] = state.sums.get(key, 0.0) + value / micro
+        if config.clip > 0:
+            t.fabric.clip_gradients(t.module, t.optimizer, max_norm=config.clip, error_if_nonfinite=False)
+        t.optimizer.step()
+        t.optimizer.zero_grad()
+        state.step += 1
+        state.summed += 1
+        after = schedule.steps - schedule.burn_in if t.module.method.uses_unlabeled else schedule.steps
+        t.teacher.update(t.student, ema_decay(state.step, after, config.ema_decay))
+        t.log.tick(state, values, time.perf_counter() - started, progress)
+        if schedule.evaluates_after(state.step):
+            evaluate(t)
+            if config.patience and state.since_best >= config.patience:
+                t.log.say(f"No better teacher in {config.patience} evaluations: stopped at step {state.step}.")
+                break
+        elif t.log.due(state.step):
+            t.log.row(state, {})
+        if state.step % schedule.save == 0 or state.step == stop or schedule.evaluates_after(state.step):
+            save(t, LAST_FILE)
+        if state.step == schedule.burn_in:
+            save(t, BURN_IN_FILE)
+    t.log.close()
+
+
+def check_finite(losses: dict[str, float], names: tuple[str, ...], step: int) -> None:
+    """Stop before a NaN reaches the weights, and say where it came from."""
+    if math.isfinite(sum(losses.values())):
+        return
+    values = ", ".join(f"{key} {value:.4g}" for key, value in losses.items())
+    raise TrainingError(
+        f"the loss is not finite at step {step + 1}: {values}. Images of this batch: {', '.join(names)}. "
+        "The last checkpoint is from before it. Start anew with a lower --rate or with --precision 32"
+    )
+
+
+def note_skipped(t: Training, names: list[str]) -> None:
+    for name in names:
+        if name not in t.state.skipped:
+            t.state.skipped.append(name)
+            t.log.say(f"Skipped: {name} cannot be read; another image takes its place.")
+
+
+def evaluate(t: Training) -> None:
+    """Judge teacher and student; at the end of the burn-in both go on from the better one (our design)."""
+    state = t.state
+    ends_burn_in = state.step == t.schedule.burn_in
+    scores: dict[str, Any] = {}
+    teacher = student = None
+    if t.judge is not None:
+        # Every process judges: the same numbers everywhere, so that all take the same turn.
+        teacher, student = t.judge.judge(t.teacher.model), t.judge.judge(t.student)
+        for name, metrics in (("teacher", teacher), ("student", student)):
+            scores |= {f"{name}_{key}": getattr(metrics, key) for key in ("ap", "ap50", "ap75")}
+    if ends_burn_in:
+        if teacher is not None and student is not None and _ap(student) > _ap(teacher):
+            t.teacher.copy_from(t.student)
+            teacher = student
+        else:
+            with torch.no_grad():
+                for mine, best in zip(t.student.parameters(), t.teacher.model.parameters(), strict=True):
+                    mine.copy_(best)
+        state.labels_alone = None if teacher is None else _ap(teacher)
+    t.log.row(state, scores)
+    if teacher is not None and state.step >= t.schedule.burn_in:
+        if state.best_ap is None or _ap(teacher) > state.best_ap:
+            state.best_ap, state.best_step, state.since_best = _ap(teacher), state.step, 0
+            if t.config.guard and t.fabric.is_global_zero:
+                t.ship(t.teacher.model, state, teacher)
+        else:
+            state.since_best += 1
+    t.module.train()
+    t.teacher.model.eval()
+    if (not t.config.guard or t.judge is None) and state.step == t.schedule.steps and t.fabric.is_global_zero:
+        t.ship(t.teacher.model, state, teacher)
+
+
+def _ap(metrics: Metrics) -> float:
+    return 0.0 if math.isnan(metrics.ap) else metrics.ap
+
+
+def save(t: Training, name: str) -> None:
+    """Write a checkpoint of everything; one process writes."""
+    if not t.fabric.is_global_zero:
+        return
+    scaler = getattr(t.fabric.strategy.precision, "scaler", None)
+    save_checkpoint(
+        Path(t.config.out) / "checkpoints" / name,
+        {
+            "student": t.student.state_dict(),
+            "teacher": t.teacher.model.state_dict(),
+            "optimizer": t.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else {},
+            "state": dict(vars(t.state)),
+            "schedule": dict(vars(t.schedule)),
+        },
+    )
+
+
+def restore(t: Training, path: Path) -> None:
+    """Take over a checkpoint's weights, optimizer and state."""
+    saved = load_checkpoint(path)
+    t.student.load_state_dict(saved["student"])
+    t.teacher.model.load_state_dict(saved["teacher"])
+    t.optimizer.load_state_dict(saved["optimizer"])
+    scaler = getattr(t.fabric.strategy.precision, "scaler", None)
+    if scaler is not None and saved["scaler"]:
+        scaler.load_state_dict(saved["scaler"])
+    t.state = State(**saved["state"])

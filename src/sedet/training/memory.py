@@ -1,0 +1,58 @@
+"""When a batch does not fit: find out, and say, which would."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+from torch import nn
+
+from sedet.config import TrainConfig
+from sedet.data.batch import Batch
+from sedet.errors import TrainingError
+from sedet.methods.method import Progress
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on a GPU or on the CPU."""
+    text = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    )
+
+
+def out_of_memory_error(
+    module: nn.Module,
+    labeled: Batch,
+    unlabeled: Batch | None,
+    progress: Progress,
+    config: TrainConfig,
+    device: torch.device,
+) -> TrainingError:
+    """Try the step with ever smaller parts of the batch; the error names the largest that fits."""
+    size = len(labeled)
+    while size > 1:
+        size //= 2
+        module.zero_grad(set_to_none=True)
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        share = size / len(labeled)
+        part = unlabeled.first(max(1, round(share * len(unlabeled)))) if unlabeled is not None else None
+        try:
+            losses = module(labeled.first(size).to(device), part.to(device) if part else None, progress)
+            torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            continue
+        pieces = -(-(config.batch or len(labeled)) // size)
+        return TrainingError(
+            f"out of memory with {len(labeled)} labelled images a batch at image_size {config.image_size}; {size} fit. "
+            f"Use --batch {size}, or --accumulate {pieces * config.accumulate} to keep the batch in parts, "
+            "or a smaller --image_size"
+        )
+    return TrainingError(
+        f"out of memory with a single labelled image at image_size {config.image_size}: use a smaller --image_size "
+        "or a smaller --backbone"
+    )

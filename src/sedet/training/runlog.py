@@ -1,0 +1,125 @@
+"""What a run says and writes while it trains: metrics.csv, train.log, and a progress bar."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from sedet.detectors.file import write_atomically
+
+if TYPE_CHECKING:
+    from sedet.methods.method import Progress
+    from sedet.training.loop import State
+
+ROWS = 200
+"""About this many rows of metrics in a run, besides the evaluations."""
+
+
+class RunLog:
+    """Writes beside the run; only the process that ``speaks`` writes or prints.
+
+    metrics.csv holds nothing that depends on the clock, so that equal runs have equal files; timing goes to
+    train.log.
+    """
+
+    def __init__(self, out: Path, total: int, images_per_step: tuple[int, int], speaks: bool = True) -> None:
+        self.out, self.total, self.speaks = out, total, speaks
+        self.images_per_step = images_per_step
+        self.every = max(1, total // ROWS)
+        self.console = Console(stderr=True, quiet=not speaks)
+        self.seconds = 0.0  # of training steps since the last row
+        self.images = 0
+        self._bar: Bar | None = None
+        self._task: Any = None
+        self._log = logging.getLogger("sedet.run")
+        self._log.setLevel(logging.INFO)
+        self._log.propagate = False
+        for handler in list(self._log.handlers):
+            self._log.removeHandler(handler)
+            handler.close()
+        if speaks:
+            file = logging.FileHandler(out / "train.log", encoding="utf-8")
+            file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            self._log.addHandler(file)
+
+    def say(self, text: str) -> None:
+        """A line to the terminal and to train.log."""
+        if self.speaks:
+            self._log.info(text)
+            self.console.print(text, highlight=False, markup=False)
+
+    def note(self, text: str) -> None:
+        """A line to train.log alone."""
+        if self.speaks:
+            self._log.info(text)
+
+    def due(self, step: int) -> bool:
+        return step % self.every == 0 or step == self.total
+
+    def tick(self, state: State, losses: dict[str, float], seconds: float, progress: Progress) -> None:
+        """After each update."""
+        self.seconds += seconds
+        self.images += self.images_per_step[0] + (self.images_per_step[1] if progress.unlabeled_weight else 0)
+        if not self.speaks or not self.console.is_terminal:
+            return
+        if self._bar is None:
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[speed]:.1f} images/s, loss {task.fields[loss]:.3f}"),
+                console=self.console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self.total, completed=state.step, speed=0.0, loss=0.0)
+        stage = "burn-in" if progress.unlabeled_weight == 0 else "training"
+        self._bar.update(
+            self._task,
+            completed=state.step,
+            description=stage,
+            speed=self.images / max(self.seconds, 1e-9),
+            loss=sum(losses.values()),
+        )
+
+    def row(self, state: State, scores: dict[str, Any]) -> None:
+        """A row of metrics: mean losses since the last one, and scores if there was an evaluation."""
+        means = {key: value / max(1, state.summed) for key, value in state.sums.items()}
+        state.rows.append({"step": state.step, **means, **scores})
+        state.sums, state.summed = {}, 0
+        self.write(state.rows)
+        total = sum(means.values())
+        parts = ", ".join(f"{key} {value:.4f}" for key, value in means.items())
+        speed = self.images / max(self.seconds, 1e-9)
+        self.note(f"step {state.step}/{self.total}: loss {total:.4f} ({parts}), {speed:.1f} images/s")
+        self.seconds, self.images = 0.0, 0
+        if scores:
+            self.say(
+                f"step {state.step:>6}/{self.total}  loss {total:.3f}  {speed:.1f} images/s  "
+                f"teacher AP {scores['teacher_ap']:.1f} (AP50 {scores['teacher_ap50']:.1f})  "
+                f"student AP {scores['student_ap']:.1f}  [{time.strftime('%H:%M:%S')}]"
+            )
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """metrics.csv, anew: a resumed run leaves no row of the part that is trained again."""
+        if not self.speaks:
+            return
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.out / "metrics.csv", text.getvalue().encode())
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,87 @@
+"""Judge a detector on an annotation table: batches in, COCO metrics out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sedet.data.images import read_image
+from sedet.data.table import AnnotationTable, ImageEntry
+from sedet.detectors.build import Detector
+from sedet.detectors.inference import detect
+from sedet.detectors.regions import Detections
+from sedet.errors import ImageError
+from sedet.evaluation.coco import COCO_AREA_RANGES, Metrics, coco_metrics
+
+
+class Judge:
+    """Evaluates detectors on one table; keeps its shrunk images in memory (up to a limit) between evaluations.
+
+    Args:
+        table: ground truth.
+        image_size: long side the detector sees, pixels.
+        batch: images a forward.
+        cache: memory for decoded images, GiB.
+        area_ranges: sides that part small, medium and large, original pixels.
+    """
+
+    def __init__(
+        self,
+        table: AnnotationTable,
+        image_size: int,
+        batch: int = 16,
+        cache: float = 1.0,
+        area_ranges: tuple[float, float] = COCO_AREA_RANGES,
+    ) -> None:
+        self.table, self.image_size, self.batch = table, image_size, batch
+        self.area_ranges = area_ranges
+        self._left = int(cache * 2**30)
+        self._cache: dict[int, NDArray[np.uint8]] = {}
+
+    def detections(self, model: Detector) -> list[Detections]:
+        """One an image of the table, boxes in its original pixels; none for an image that cannot be read."""
+        results: list[Detections] = []
+        for start in range(0, len(self.table), self.batch):
+            results += self._batch(model, range(start, min(start + self.batch, len(self.table))))
+        return results
+
+    def judge(self, model: Detector) -> Metrics:
+        return coco_metrics(self.table, self.detections(model), area_ranges=self.area_ranges)
+
+    def _batch(self, model: Detector, indices: range) -> Iterator[Detections]:
+        images = [self._image(i) for i in indices]
+        found = iter(detect(model, [image for image in images if image is not None], self.image_size))
+        for i, image in zip(indices, images, strict=True):
+            if image is None:
+                yield Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+                continue
+            detections, entry = next(found), self.table.images[i]
+            height, width = image.shape[:2]
+            scale = torch.tensor([_width(entry, width) / width, _height(entry, height) / height] * 2)
+            yield Detections(detections.boxes * scale, detections.scores, detections.labels)
+
+    def _image(self, index: int) -> NDArray[np.uint8] | None:
+        image = self._cache.get(index)
+        if image is None:
+            entry = self.table.images[index]
+            try:
+                # twice the size and no smaller: the view's own resize then decides the pixels
+                image = read_image(entry.path, use_exif=entry.use_exif, max_side=math.ceil(2 * self.image_size))
+            except ImageError:
+                return None
+            if image.nbytes <= self._left:
+                self._left -= image.nbytes
+                self._cache[index] = image
+        return image
+
+
+def _width(entry: ImageEntry, decoded: int) -> int:
+    return entry.width or decoded
+
+
+def _height(entry: ImageEntry, decoded: int) -> int:
+    return entry.height or decoded
