@@ -269,7 +269,7 @@ def test_eval_prints_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert capsys.readouterr().out == "AP 50.0\n"
     (args, kwargs), *_ = recorder.calls
     assert args == ("d.safetensors", "v.json")
-    assert (kwargs["out"], kwargs["classes"], kwargs["split"]) == ("m.json", ("car", "dog"), None)
+    assert (kwargs["out"], kwargs["classes"], kwargs["split"]) == ("m.json", ("car", "dog"), "val")
 
 
 def test_split_writes_and_reports(training: Recorder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -337,6 +337,7 @@ def test_the_demo_takes_a_free_folder(training: Recorder, monkeypatch: pytest.Mo
         (DataError("box 3 has no area", "a.json", "Remove it"), "a.json: box 3 has no area. Remove it"),
         (OSError(errno.ENOSPC, "No space left on device", "x.pt"), "the disk is full while writing x.pt. "),
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full. "),
+        (MemoryError(), "out of memory. Lower --batch"),
         (PermissionError(errno.EACCES, "Permission denied", "runs"), "runs: Permission denied"),
     ],
 )

@@ -60,8 +60,8 @@ class EvalOptions:
     """Labelled data: COCO JSON, Pascal VOC folder or YOLO data.yaml."""
     images: str | None = None
     """Folder of the images, where the annotations' own paths do not lead to them."""
-    split: str | None = None
-    """Part of the data to judge on, where a folder or data.yaml holds several. Default: val."""
+    split: str = "val"
+    """Part of the data to judge on, where a folder or data.yaml holds several."""
     classes: tuple[str, ...] = ()
     """Judge by these classes alone. Default: all."""
     json: str | None = None
@@ -120,8 +120,8 @@ class SplitOptions:
     """Base of the draw."""
     images: str | None = None
     """Folder of the images, where the annotations' own paths do not lead to them."""
-    split: str | None = None
-    """Part of the data to split, where a folder or data.yaml holds several. Default: train."""
+    split: str = "train"
+    """Part of the data to draw from, where a folder or data.yaml holds several."""
 
 
 @dataclass(frozen=True)
@@ -388,6 +388,8 @@ def mendable(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         place = f" while writing {error.filename}" if error.filename else ""
         return f"the disk is full{place}. Free some space; 'sedet train --resume RUN' continues a training"
+    if isinstance(error, MemoryError):
+        return "out of memory. Lower --batch, or in training --image-size, --cache or --workers"
     if isinstance(error, OSError) and error.errno in PATH_ERRORS and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return None
