@@ -177,9 +177,7 @@ def broken_files(folder: Path) -> dict[str, Path]:
 
 @pytest.mark.parametrize("name", ["empty.jpg", "text.jpg", "cut.jpg", "cut.png", "gone.jpg"])
 @pytest.mark.parametrize("max_side", [None, 20])
-def test_broken_files_are_image_errors_that_name_the_file(
-    tmp_path: Path, name: str, max_side: int | None
-) -> None:
+def test_broken_files_are_image_errors_that_name_the_file(tmp_path: Path, name: str, max_side: int | None) -> None:
     path = broken_files(tmp_path)[name]
     with pytest.raises(ImageError) as caught:
         read_image(path, max_side=max_side)

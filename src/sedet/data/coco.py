@@ -28,9 +28,7 @@ def read_coco(file: Path, images: Path | None = None) -> AnnotationTable:
     data = _load(file)
     for key in ("images", "annotations", "categories"):
         if not isinstance(data.get(key), list):
-            raise DataError(
-                f"there is no list '{key}'", file, "A COCO file holds images, annotations and categories"
-            )
+            raise DataError(f"there is no list '{key}'", file, "A COCO file holds images, annotations and categories")
     categories = _categories(data, file)
     names, ids = [c[1] for c in categories], [c[0] for c in categories]
     labels = {category_id: i for i, category_id in enumerate(ids)}
@@ -82,13 +80,9 @@ def _load(file: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise DataError("this is not UTF-8 text", file, "Export the file again as JSON") from None
     except (RecursionError, ValueError):
-        raise DataError(
-            "this JSON cannot be read (nested or numbers too long)", file, "Export it again"
-        ) from None
+        raise DataError("this JSON cannot be read (nested or numbers too long)", file, "Export it again") from None
     except OSError as error:
-        raise DataError(
-            f"cannot be read ({error.strerror})", file, "Check the path and permissions"
-        ) from None
+        raise DataError(f"cannot be read ({error.strerror})", file, "Check the path and permissions") from None
     if isinstance(data, list):
         raise DataError(
             "this is a list, as of detection results, not a COCO annotation file",
@@ -96,9 +90,7 @@ def _load(file: Path) -> dict[str, Any]:
             "Give the file that holds images, annotations and categories",
         )
     if not isinstance(data, dict):
-        raise DataError(
-            "this is no COCO annotation file", file, "It holds images, annotations and categories"
-        )
+        raise DataError("this is no COCO annotation file", file, "It holds images, annotations and categories")
     return data
 
 
@@ -112,17 +104,15 @@ def _categories(data: dict[str, Any], file: Path) -> list[tuple[int, str]]:
             and isinstance(category.get("name"), str)
             and category["name"].strip()
         ):
-            raise DataError(
-                "a whole-number 'id' or a 'name' is missing", f"{file}, category {position}", "Add it"
-            )
+            raise DataError("a whole-number 'id' or a 'name' is missing", f"{file}, category {position}", "Add it")
         found.append((category["id"], category["name"].strip(), category.get("supercategory")))
     # Roboflow exports put a parent category first that no annotation uses: it is no class.
-    used = {a.get("category_id") for a in data["annotations"] if isinstance(a, dict)}
+    used = {str(a.get("category_id")) for a in data["annotations"] if isinstance(a, dict)}
     parents = {parent for _, _, parent in found}
     kept = [
         (i, name)
         for i, name, parent in found
-        if not (parent == "none" and name in parents and i not in used and len(found) > 1)
+        if not (parent == "none" and name in parents and str(i) not in used and len(found) > 1)
     ]
     for column, what in ((0, "id"), (1, "name")):
         value, count = Counter(c[column] for c in kept).most_common(1)[0] if kept else ("", 0)
@@ -136,9 +126,7 @@ def _images(entries: list[Any], file: Path, images: Path | None) -> tuple[Path, 
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), (int, str)):
             raise DataError("key 'id' is missing or malformed", f"{file}, image {position}", "Add it")
         if not isinstance(entry.get("file_name"), str):
-            raise DataError(
-                "key 'file_name' is missing", f"{file}, image {position} (id {entry['id']})", "Add it"
-            )
+            raise DataError("key 'file_name' is missing", f"{file}, image {position} (id {entry['id']})", "Add it")
     root = absolute(images) if images else _find_root(file, [e["file_name"] for e in entries])
     whole = all(isinstance(e["id"], int) for e in entries)
     drafts: dict[int | str, ImageDraft] = {}
@@ -167,9 +155,7 @@ def _find_root(file: Path, names: list[str]) -> Path:
     bases = [folder]
     if folder.name.lower() in ("annotations", "annotation", "labels"):
         bases.append(folder.parent)
-    words = [
-        w for w in file.stem.lower().replace("-", "_").replace(".", "_").split("_") if w not in _PREFIXES
-    ]
+    words = [w for w in file.stem.lower().replace("-", "_").replace(".", "_").split("_") if w not in _PREFIXES]
     parts = [w for word in words for w in (word, *split_words(word))]
     candidates = []
     for base in bases:
@@ -191,8 +177,8 @@ def _find_root(file: Path, names: list[str]) -> Path:
 
     best = max(candidates, key=hits)  # the first of equals
     if names and hits(best) == 0:
-        for name in names:
-            inside(folder, name, file)  # a name that leads out is the better message
+        for position, name in enumerate(names):
+            inside(folder, name, f"{file}, image {position}")  # leading out is the better message
         tried = ", ".join(str(c) for c in candidates[:6])
         raise DataError(
             f"its images were not found (looked for {shown(names[0])} in {tried})",

@@ -158,9 +158,11 @@ def assemble(
     for draft in drafts:
         try:
             answer = probe(draft.path)
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:
             missing.append(draft.path)
             continue
+        if isinstance(answer, ImageError) and draft.path.is_dir():
+            missing.append(draft.path)
         headers.append(None if isinstance(answer, ImageError) else answer)
     if missing:
         listing = ", ".join(str(p) for p in missing[:3]) + (", ..." if len(missing) > 3 else "")

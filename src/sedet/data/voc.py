@@ -115,7 +115,7 @@ def parse_xml(file: Path) -> ElementTree.Element:
         raise DataError(
             f"cannot be read ({error.strerror})", file, "Check the path and permissions"
         ) from None
-    except ValueError:
+    except (ValueError, LookupError):
         raise DataError("this XML cannot be read (unknown encoding)", file, "Save it as UTF-8") from None
 
 
