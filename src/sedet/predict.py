@@ -136,7 +136,9 @@ def predict_sources(
     pictures: Pictures | None = None
     try:
         with _bar(progress, len(paths)) as advance:
-            read = _read_ahead(list(enumerate(paths)), lambda item: _read_file(item[1]), workers, 2 * batch)
+            read = _read_ahead(
+                list(enumerate(paths)), lambda item: _read_file(item[1], LARGEST_SIDE), workers, 2 * batch
+            )
             for part in batches(read, batch):
                 good = []
                 for (index, path), decoded in part:
@@ -247,8 +249,9 @@ def detect_table(
     kept: list[int] = []
     found: list[Detections] = []
     entries = list(enumerate(table.images))
+    max_side = 2 * predictor.image_size  # as evaluations during training read them, so that scores agree
     with _bar(progress, len(entries)) as advance:
-        read = _read_ahead(entries, lambda e: _read_file(e[1].path, e[1].use_exif), workers, 2 * batch)
+        read = _read_ahead(entries, lambda e: _read_file(e[1].path, max_side, e[1].use_exif), workers, 2 * batch)
         for part in batches(read, batch):
             good = []
             for (index, _), decoded in part:
@@ -283,26 +286,27 @@ def agreed_classes(table: AnnotationTable, known: Sequence[str], picked: Sequenc
     """
     for name in picked:
         if name not in known:
-            raise DataError(f"the detector does not know the class '{name}'", None, f"It knows: {', '.join(known)}")
+            raise DataError(f"the detector does not know the class '{name}'", None, f"It knows: {_listed(known)}")
     if picked:
         return table.with_classes(picked)
     counts = table.class_counts()
     shared = [name for name in known if name in table.classes]
+    absent = [name for name in known if name not in table.classes]
     unknown = [name for name, n in zip(table.classes, counts, strict=True) if n and name not in known]
     if unknown or not shared:
-        listed = ", ".join(f"'{name}'" for name in (unknown or list(table.classes))[:10])
-        more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
-        absent = [name for name in known if name not in table.classes]
-        lacks = f" (and has no {', '.join(absent[:10])})" if absent else ""
         todo = (
             f"To judge by the classes both have, add --classes {shlex.join(shared)}"
             if shared
-            else f"The detector knows: {', '.join(known)}"
+            else f"The detector knows: {_listed(known)}"
         )
-        raise DataError(f"it has classes the detector does not know: {listed}{more}{lacks}", table.source, todo)
-    absent = [name for name in known if name not in shared]
+        lacks = f" (and lacks {_listed(absent)})" if absent and shared else ""
+        raise DataError(
+            f"it has classes the detector does not know: {_listed(unknown or table.classes)}{lacks}",
+            table.source,
+            todo,
+        )
     if absent:
-        log.warning("%s has no class %s: not judged", table.source, ", ".join(absent))
+        log.warning("%s has no class %s: not judged", table.source, _listed(absent))
     return table.with_classes(shared)
 
 
@@ -315,9 +319,14 @@ def rescaled(found: Detections, pixels: Pixels, size: tuple[int, int]) -> Detect
     return replace(found, boxes=found.boxes * scale)
 
 
-def _read_file(path: Path, use_exif: bool = True) -> Read:
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _read_file(path: Path, max_side: int, use_exif: bool = True) -> Read:
     try:
-        return read_image(path, use_exif=use_exif, max_side=LARGEST_SIDE), read_size(path, use_exif)
+        return read_image(path, use_exif=use_exif, max_side=max_side), read_size(path, use_exif)
     except ImageError as error:
         return error
 
