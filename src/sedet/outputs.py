@@ -9,7 +9,7 @@ import csv
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,15 +193,16 @@ class Pictures:
             temporary.unlink(missing_ok=True)
 
 
-def open_writers(formats: Sequence[str], out: Path, classes: Sequence[str]) -> list[Writer]:
-    """A writer for each format, ``out`` being a new or empty folder."""
+def open_writers(formats: Sequence[str], out: Path, classes: Sequence[str]) -> Iterator[Writer]:
+    """A writer for each format, ``out`` being a new or empty folder; one by one, as opening one may fail."""
     makers: dict[str, Callable[[], Writer]] = {
         "jsonl": lambda: JSONLines(out),
         "csv": lambda: CSV(out),
         "coco": lambda: COCO(out, classes),
         "yolo": lambda: YOLO(out, classes),
     }
-    return [makers[name]() for name in formats]
+    for name in formats:
+        yield makers[name]()
 
 
 def check_formats(formats: str | Sequence[str]) -> tuple[str, ...]:

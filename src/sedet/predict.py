@@ -151,7 +151,7 @@ def predict_sources(
                 if good and not writers:
                     # Only now, so that a run in which nothing can be read leaves nothing behind.
                     out.mkdir(parents=True, exist_ok=True)
-                    writers = open_writers(formats, out, predictor.classes)
+                    writers.extend(open_writers(formats, out, predictor.classes))
                     pictures = Pictures(out) if draw else None
                 for (index, path, pixels, size), detections in zip(good, found, strict=True):
                     result = predictor.result(rescaled(detections, pixels, size), size, path)
