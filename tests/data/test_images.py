@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -135,7 +136,7 @@ def test_shrinking_is_antialiased(tmp_path: Path) -> None:
     stripes[:, ::2] = 255
     Image.fromarray(stripes).save(tmp_path / "a.png")
     got = read_image(tmp_path / "a.png", max_side=16)[4:-4, 4:-4]
-    assert 110 < got.min() and got.max() < 145  # picking pixels would give 0 or 255
+    assert got.min() > 110 and got.max() < 145  # picking pixels would give 0 or 255
 
 
 def test_shrunk_jpeg_lies_where_the_full_one_does(tmp_path: Path) -> None:
@@ -204,10 +205,8 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path: Path) -> None:
             for position in rng.integers(0, len(data), 6):
                 data[position] = rng.integers(0, 256)
             path.write_bytes(data)
-            try:
+            with contextlib.suppress(ImageError):
                 assert read_image(path).shape[2] == 3
-            except ImageError:
-                pass
 
 
 def test_probe_notices_a_changed_file(tmp_path: Path) -> None:

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sedet.data.formats import read_table
+from sedet.data.sources import find_images
+from sedet.data.split import box_counts, holdout, split_table, write_split
+from sedet.data.table import AnnotationTable, ImageEntry, Objects
+from sedet.data.write import write_coco, write_text
+from sedet.errors import DataError
+
+from .sets import SHARED, coco, edit, voc, yolo
+
+needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the data sets are not at {SHARED}")
+
+
+def table(labels: list[list[int]], classes: int = 3, ignored: bool = False) -> AnnotationTable:
+    """A table without files: the labels of each image."""
+    images, objects = [], []
+    for i, row in enumerate(labels):
+        images.append(ImageEntry(Path(f"/data/{i}.jpg"), f"{i}.jpg", 100, 100, i))
+        boxes = [[0, 0, 10, 10]] * len(row)
+        objects.append(Objects.build(boxes, row, crowd=[ignored and c == 2 for c in row]))
+    names = tuple(f"c{i}" for i in range(classes))
+    return AnnotationTable(names, tuple(images), tuple(objects), "test", tuple(range(1, classes + 1)), Path("/data"))
+
+
+def long_tail(images: int = 200, classes: int = 12, seed: int = 0) -> AnnotationTable:
+    rng = np.random.default_rng(seed)
+    p = 0.5 ** np.arange(classes)
+    rows = [rng.choice(classes, rng.integers(0, 6), p=p / p.sum()).tolist() for _ in range(images)]
+    rows[17].append(classes - 1)  # at least one
+    return table(rows, classes)
+
+
+def test_parts_are_nested_complete_and_of_the_asked_size() -> None:
+    data = long_tail()
+    for fold in range(4):
+        parts = [split_table(data, p, fold) for p in (0.5, 1, 2, 5, 10, 20, 50, 100)]
+        for small, large in itertools.pairwise(parts):
+            assert set(small.labeled) <= set(large.labeled)
+        for part in parts:
+            assert sorted(part.labeled + part.unlabeled) == list(range(200))
+            assert list(part.labeled) == sorted(part.labeled)
+        assert len(parts[4].labeled) >= 20 and len(parts[6].labeled) == 100 and len(parts[7].unlabeled) == 0
+
+
+def test_each_class_keeps_three_boxes_or_all_it_has() -> None:
+    data = long_tail()
+    total = data.class_counts()
+    assert total.min() < 3, "the case must hold a class with fewer"
+    for fold in range(6):
+        part = data.subset(split_table(data, 1, fold).labeled)
+        assert (part.class_counts() >= np.minimum(3, total)).all()
+
+
+def test_the_core_is_no_larger_than_needed_and_ignored_boxes_do_not_count() -> None:
+    data = table([[0]] * 100 + [[1]] + [[2]] * 3, ignored=True)
+    part = split_table(data, 1, 0)
+    assert 100 in part.labeled  # the only image of class 1
+    assert len(part.labeled) == 4  # three of class 0, one of class 1; crowds of class 2 are no boxes
+    assert box_counts(data)[:, 2].sum() == 0
+
+
+def test_size_is_rounded_half_up_and_at_least_one() -> None:
+    data = table([[]] * 30, classes=1)
+    assert [len(split_table(data, p, 0).labeled) for p in (0.1, 5, 15, 100)] == [1, 2, 5, 30]
+
+
+def test_draws_depend_on_seed_and_fold_alone() -> None:
+    data = long_tail()
+    assert split_table(data, 10, 1) == split_table(data, 10, 1)
+    drawn = {split_table(data, 10, fold, seed).labeled for fold in range(3) for seed in range(3)}
+    assert len(drawn) == 9
+
+
+def test_the_draw_is_the_same_in_another_process() -> None:
+    """Folds are compared across machines and versions: this draw must never change."""
+    code = (
+        "from tests.data.test_split import long_tail; from sedet.data.split import split_table;"
+        "print(split_table(long_tail(), 5, 1).labeled)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, env=environment, check=True
+    )
+    expected = (8, 17, 23, 36, 49, 53, 54, 63, 84, 105, 119, 127, 138, 166, 181)
+    assert done.stdout.strip() == str(expected) == str(split_table(long_tail(), 5, 1).labeled)
+
+
+@pytest.mark.parametrize("percent", [0, -1, 100.5, float("nan")])
+def test_percent_must_be_a_share(percent: float) -> None:
+    with pytest.raises(DataError, match="percent"):
+        split_table(long_tail(), percent, 0)
+
+
+def test_nothing_to_split() -> None:
+    with pytest.raises(DataError, match="no images"):
+        split_table(table([]), 10, 0)
+
+
+def test_holdout_is_a_partition_that_keeps_classes_in_both() -> None:
+    data = table([[0]] * 20 + [[1]] * 2 + [[2]] + [[0, 2]] * 0 + [[]] * 2)
+    for seed in range(5):
+        parts = holdout(data, 0.2, seed)
+        assert parts is not None
+        train, val = parts
+        assert len(val) == 5 and len(train) == 20
+        assert {e.id for e in train.images} | {e.id for e in val.images} == set(range(25))
+        assert (train.class_counts() > 0).all(), "no class loses its last image"
+        assert val.class_counts()[1] == 1 and val.class_counts()[2] == 0
+        assert train.classes == val.classes == data.classes
+        again = holdout(data, 0.2, seed)
+        assert again is not None and again[1].images == val.images
+
+
+def test_holdout_needs_ten_images() -> None:
+    assert holdout(table([[0]] * 9)) is None
+    assert holdout(table([[0]] * 10)) is not None
+    assert holdout(table([[i] for i in range(12)], classes=12)) is None  # each class on one image: none can go
+
+
+# Writing
+
+
+def equal(a: AnnotationTable, b: AnnotationTable) -> bool:
+    return (
+        a.classes == b.classes
+        and a.category_ids == b.category_ids
+        and [(e.name, e.width, e.height, e.id, e.use_exif) for e in a.images]
+        == [(e.name, e.width, e.height, e.id, e.use_exif) for e in b.images]
+        and all(
+            np.array_equal(getattr(x, key), getattr(y, key))
+            for x, y in zip(a.objects, b.objects, strict=True)
+            for key in ("boxes", "labels", "crowd", "difficult")
+        )
+    )
+
+
+def test_written_coco_reads_back_the_same(tmp_path: Path) -> None:
+    path = coco(tmp_path / "data", [[(7, [177.37, 6.67, 18.79, 22.58]), (90, [0.1, 0.2, 3.3, 4.4])], [], []])
+    data = edit(path, {})
+    data["annotations"][0]["iscrowd"] = data["annotations"][1]["difficult"] = 1
+    data["images"][2]["use_exif"] = False
+    path.write_text(json.dumps(data))
+    original = read_table(path).with_classes(["hen", "cat", "dog"])
+    assert not original.images[2].use_exif
+    write_coco(original, tmp_path / "new" / "out.json")
+    assert equal(read_table(tmp_path / "new" / "out.json", images=tmp_path / "data"), original)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(DataError, match="cannot be written"):
+        write_text(path / "below.txt", "new")
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("kind", ["coco", "voc", "yolo"])
+def test_a_written_split_reads_back_with_its_images(tmp_path: Path, kind: str) -> None:
+    source = {
+        "coco": lambda: coco(tmp_path / "d", [[(3, [1.5, 2, 9, 9])], [(7, [0, 0, 5, 5])], [], [(3, [1, 1, 4, 4])]]),
+        "voc": lambda: voc(tmp_path / "d", {"train": [0, 1, 2, 3]}),
+        "yolo": lambda: yolo(tmp_path / "d"),
+    }[kind]()
+    original = read_table(source, split="train")
+    split = split_table(original, 50, 1)
+    out = tmp_path / "splits" / "one"
+    lines = write_split(original, split, out)
+    for place in (out, out / "labeled.json"):
+        back = read_table(place, split="train")
+        assert equal(back, original.subset(split.labeled))
+        assert [e.path.resolve() for e in back.images] == [original.images[i].path for i in split.labeled]
+    text = (out / "unlabeled.txt").read_text()
+    assert "{" not in text and text.count("\n") == len(split.unlabeled)
+    if split.unlabeled:
+        assert find_images([str(out / "unlabeled.txt")]) == sorted(original.images[i].path for i in split.unlabeled)
+    report = json.loads((out / "report.json").read_text())
+    assert report["labeled_images"] == len(split.labeled) and report["fold"] == 1
+    assert [c["all_boxes"] for c in report["classes"]] == original.class_counts().tolist()
+    assert (out / "report.txt").read_text().splitlines() == lines
+    assert sorted(p.name for p in out.iterdir()) == [
+        "images",
+        "labeled.json",
+        "report.json",
+        "report.txt",
+        "unlabeled.txt",
+    ]
+
+
+def test_a_split_goes_only_to_a_new_or_empty_folder(tmp_path: Path) -> None:
+    data = read_table(coco(tmp_path / "d", [[(3, [1, 2, 9, 9])], []]))
+    split = split_table(data, 50, 0)
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "mine").write_text("x")
+    (tmp_path / "file").write_text("x")
+    for name in ("used", "file"):
+        with pytest.raises(DataError, match="in use"):
+            write_split(data, split, tmp_path / name)
+    with pytest.raises(DataError, match="cannot be written"):
+        write_split(data, split, tmp_path / "file" / "below")
+    assert (tmp_path / "used" / "mine").read_text() == "x"
+    (tmp_path / "empty").mkdir()
+    write_split(data, split, tmp_path / "empty")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "empty", "file", "used"]  # nothing left over
+
+
+@needs_data
+def test_real_folds() -> None:
+    people = read_table(SHARED / "coco-people" / "instances_pool.json")
+    total = people.class_counts()
+    small, large = (split_table(people, p, 1) for p in (5, 10))
+    assert set(small.labeled) <= set(large.labeled) and len(large.labeled) == 170
+    assert (people.subset(small.labeled).class_counts() >= np.minimum(3, total)).all()
