@@ -30,6 +30,7 @@ from sedet.detectors.regions import Detections
 from sedet.errors import CheckpointError, ConfigError, DataError, ImageError, SedetError
 from sedet.predict import agreed_classes, evaluate, predict_sources
 from sedet.predictor import Predictor, Result, choose_device, load
+from sedet.reporting.draw import class_colour
 
 CLASSES = ("cat", "red box")
 BOX = (20, 10, 50, 30)
@@ -377,6 +378,9 @@ def test_large_files_are_shrunk_but_boxes_are_in_original_pixels(
     line = json.loads((tmp_path / "out" / "predictions.jsonl").read_text())
     assert (line["width"], line["height"]) == (400, 200)
     assert line["detections"][0]["box"] == pytest.approx([100, 40, 200, 120], abs=4)
+    picture = np.asarray(Image.open(tmp_path / "out" / "pictures" / "a.jpg")).astype(int)
+    columns = np.nonzero((abs(picture - class_colour(1)) < 40).all(-1))[1] / picture.shape[1]
+    assert (columns.min(), columns.max()) == pytest.approx((0.25, 0.5), abs=0.03)
 
 
 def test_a_folder_in_use_is_not_touched(red: Predictor, tmp_path: Path) -> None:

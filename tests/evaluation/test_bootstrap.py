@@ -31,6 +31,17 @@ def test_weights_of_one_reproduce_coco_ap(seed: int) -> None:
         assert mean_ap(records, np.ones((1, len(table))))[0] == pytest.approx(expected, abs=1e-6)
 
 
+def test_of_objects_met_equally_well_the_last_is_taken() -> None:
+    left, right, between = [0, 0, 100, 100], [20, 0, 120, 100], [10, 0, 110, 100]
+    found = [make_detections([between, left], [0.9, 0.8], [0, 0])]
+    values = []
+    for boxes in ([left, right], [right, left]):
+        table = make_table([Objects.build(boxes, [0, 0])], classes=1)
+        values.append(mean_ap(per_image_records(table, found), np.ones((1, 1)))[0])
+        assert values[-1] == pytest.approx(coco_metrics(table, found).ap, abs=1e-6)
+    assert values[0] > values[1]
+
+
 def untied(detections: list[Detections]) -> list[Detections]:
     """Scores that differ over all images: the order among equal ones depends on the order of images."""
     rng = np.random.default_rng(0)
@@ -100,13 +111,9 @@ def test_nothing_to_measure_by_and_wrong_names_are_errors() -> None:
 
 def test_records_state_each_match() -> None:
     # one object, a crowd; a hit, a second hit on the same object, one in the crowd, one on nothing
-    table = make_table(
-        [Objects.build([[0, 0, 100, 100], [200, 0, 400, 200]], [0, 0], crowd=[False, True])], classes=1
-    )
+    table = make_table([Objects.build([[0, 0, 100, 100], [200, 0, 400, 200]], [0, 0], crowd=[False, True])], classes=1)
     found = [[0, 0, 100, 90], [0, 0, 100, 100], [210, 10, 250, 50], [0, 200, 50, 250]]
-    record = per_image_records(
-        table, [make_detections(found, [0.6, 0.9, 0.8, 0.7], [0] * 4)], np.array([0.5])
-    )
+    record = per_image_records(table, [make_detections(found, [0.6, 0.9, 0.8, 0.7], [0] * 4)], np.array([0.5]))
     assert record[0].scores.tolist() == pytest.approx([0.9, 0.8, 0.7, 0.6])
     assert record[0].correct[0].tolist() == [True, False, False, False]
     assert record[0].counted[0].tolist() == [True, False, True, True]
