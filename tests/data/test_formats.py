@@ -482,3 +482,14 @@ def test_real_sets(source: str, role: str | None, images: int, boxes: int, class
     table = read_table(SHARED / source, split=role)
     assert (len(table), sum(map(len, table.objects)), len(table.classes)) == (images, boxes, classes)
     assert all(e.width > 0 and e.height > 0 for e in table.images)
+
+
+def test_names_too_long_are_missing_files(tmp_path: Path) -> None:
+    path = coco(tmp_path / "a", [[]])
+    edit(path, {"images": [{"id": 1, "file_name": "x" * 5000}]})
+    fails("not found|do not exist", path)
+    fails("do not exist", path, images=tmp_path / "a")
+    voc(tmp_path / "b", {"train": [0]})
+    write(tmp_path / "b" / "ImageSets" / "Main" / "train.txt", "x" * 5000)
+    fails("do not exist", tmp_path / "b", split="train")
+    fails("cannot be read|no such file", "x" * 5000)

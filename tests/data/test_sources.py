@@ -209,3 +209,17 @@ def test_real_copies_are_found(tmp_path: Path) -> None:
     found = same_pictures(copies, dev)
     assert [None if m is None else m.index for m in found] == list(range(40))
     assert same_pictures(dev[40:], copies) == [None] * 20
+
+
+def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
+    save(tmp_path / "real" / "a.png")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "linked").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "circle").symlink_to(tmp_path / "set")
+    assert names(find_images([str(tmp_path / "set")]), tmp_path) == ["set/linked/a.png"]
+
+
+def test_names_too_long_are_missing_files(tmp_path: Path) -> None:
+    for source in ("x" * 5000, str(write(tmp_path / "list.txt", "x" * 5000))):
+        with pytest.raises(DataError, match="no such file|do not exist"):
+            find_images([source])

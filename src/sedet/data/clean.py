@@ -69,9 +69,7 @@ def header_problem(entry: ImageEntry) -> Problem | None:
     except OSError:
         header = ImageError("there is no such image file", entry.path, "Remove it from the annotations")
     if isinstance(header, ImageError):
-        return Problem(
-            "warning", str(entry.path), f"{header.what}; it is skipped", f"{header.todo or 'Replace it'}"
-        )
+        return Problem("warning", str(entry.path), f"{header.what}; it is skipped", f"{header.todo or 'Replace it'}")
     turned = entry.use_exif and header[2] >= 5
     width, height = (header[1], header[0]) if turned else header[:2]
     if max(abs(width - entry.width), abs(height - entry.height)) > SIZE_TOLERANCE:

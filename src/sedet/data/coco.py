@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sedet.data.layout import ImageDraft, absolute, assemble, inside, shown, split_words
+from sedet.data.layout import ImageDraft, absolute, assemble, inside, is_file, shown, split_words
 from sedet.data.table import AnnotationTable
 from sedet.errors import DataError
 
@@ -170,7 +170,7 @@ def _find_root(file: Path, names: list[str]) -> Path:
         count = 0
         for name in sample:
             try:
-                count += (candidate / inside(candidate, name, file)).is_file()
+                count += is_file(candidate / inside(candidate, name, file))
             except DataError:  # told later, with the entry
                 continue
         return count

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sedet.data.images import read_image
+from sedet.data.images import forget_frames, read_image
 from sedet.errors import ImageError
 
 MAX_BITS = 8
@@ -172,7 +172,7 @@ def _glance(path: Path) -> Glance | ImageError:
         try:
             _glances[key] = _look(read_image(path, max_side=4 * _SIDE))
         except ImageError as error:
-            _glances[key] = error
+            _glances[key] = forget_frames(error)
         except MemoryError:
             return ImageError("there is no memory to decode the image", path, "Shrink it")
     return _glances[key]
@@ -189,11 +189,14 @@ def _look(pixels: NDArray[np.uint8]) -> Glance:
 
 
 def _digest(path: Path) -> bytes:
-    key = _key(path)
-    if key not in _digests:
-        with path.open("rb") as file:
-            _digests[key] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
-    return _digests[key]
+    try:
+        key = _key(path)
+        if key not in _digests:
+            with path.open("rb") as file:
+                _digests[key] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+        return _digests[key]
+    except OSError:  # gone or not to be read: like nothing but itself
+        return os.fsencode(path)
 
 
 def _key(path: Path) -> tuple[str, int, int]:
@@ -202,7 +205,10 @@ def _key(path: Path) -> tuple[str, int, int]:
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _each(function: Callable[[Path], T], paths: Sequence[Path]) -> list[T]:

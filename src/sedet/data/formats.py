@@ -23,9 +23,7 @@ _KNOWN = (
 _FOLDERS = ("train", "training", "val", "valid", "validation", "test")
 
 
-def read_table(
-    source: str | Path, images: str | Path | None = None, split: str | None = None
-) -> AnnotationTable:
+def read_table(source: str | Path, images: str | Path | None = None, split: str | None = None) -> AnnotationTable:
     """Read labelled data in COCO JSON, Pascal VOC XML or YOLO txt.
 
     ``source`` is a file (a COCO .json, a YOLO data.yaml, a VOC ImageSets .txt) or a folder that holds one of
@@ -43,7 +41,16 @@ def read_table(
         DataError: the source is missing, of no known format, ambiguous (lists the choices), broken (file and
             line or entry), names paths out of the data folder, or images that do not exist.
     """
-    path, explicit = _parse(str(source))
+    try:
+        return _read(str(source), images, split)
+    except OSError as error:
+        raise DataError(
+            f"cannot be read ({error.strerror})", error.filename or source, "Check the path and its permissions"
+        ) from None
+
+
+def _read(source: str, images: str | Path | None, split: str | None) -> AnnotationTable:
+    path, explicit = _parse(source)
     folder = _folder(images)
     if path.is_dir():
         return _read_folder(path, folder, explicit or split, explicit is not None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,9 @@ SUFFIXES = frozenset(
 
 _PLUGINS = ("Bmp", "Gif", "Jpeg", "Ppm", "Png", "Tiff", "WebP", "Mpo", "Avif")
 _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "MPO", "PPM", "AVIF")
+# Sizes are checked here, and damage is told as ImageError: Pillow's warnings only repeat it on stderr.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 _usable: list[str] = []  # filled on first use: a Pillow build may lack WebP or AVIF
 
 _TURN = {
@@ -83,9 +87,15 @@ def probe(path: Path) -> tuple[int, int, int] | ImageError:
     try:
         answer = read_header(path)
     except ImageError as error:
-        answer = error
+        answer = forget_frames(error)
     _probed[str(path)] = (stat.st_size, stat.st_mtime_ns, answer)
     return answer
+
+
+def forget_frames(error: ImageError) -> ImageError:
+    """An error to keep: without the frames, and so the pixels, that its traceback holds."""
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 def read_image(path: Path, *, use_exif: bool = True, max_side: int | None = None) -> NDArray[np.uint8]:

@@ -88,6 +88,14 @@ def inside(root: Path, name: object, where: Path | str) -> str:
     return clean
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; names too long for the system, or not to be looked at, are none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def shown(value: object, limit: int = 80) -> str:
     """A foreign value for a message: one line, no control characters, cut."""
     text = repr(value) if isinstance(value, str) else f"{type(value).__name__} {str(value)[:limit]!r}"
@@ -97,7 +105,13 @@ def shown(value: object, limit: int = 80) -> str:
 def list_images(folder: Path) -> list[str]:
     """Names of the images under a folder, relative, forward slashes, sorted; hidden ones are skipped."""
     found: list[str] = []
-    for base, folders, files in os.walk(folder, followlinks=False):
+    seen = set()
+    for base, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(base)
+        if real in seen:  # links may lead in a circle
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         relative = Path(base).relative_to(folder)
         found.extend((relative / f).as_posix() for f in files if is_image_name(Path(f)))
@@ -158,7 +172,7 @@ def assemble(
     for draft in drafts:
         try:
             answer = probe(draft.path)
-        except OSError:
+        except (OSError, ValueError):
             missing.append(draft.path)
             continue
         if isinstance(answer, ImageError) and draft.path.is_dir():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sedet.data.duplicates import repeated, same_pictures
 from sedet.data.images import is_image_name
-from sedet.data.layout import absolute, list_images
+from sedet.data.layout import absolute, is_file, list_images
 from sedet.data.table import AnnotationTable
 from sedet.errors import DataError
 
@@ -102,9 +102,7 @@ def unlabeled_pool(
     paths, left_out_labeled = _without(paths, labeled if exclude_labeled else None)
     pool = UnlabeledPool(tuple(paths), left_out_val, left_out_labeled, duplicates, len(found))
     if sources and not paths:
-        raise DataError(
-            f"no unlabelled image is left ({pool.summary()})", ", ".join(sources), "Give other images"
-        )
+        raise DataError(f"no unlabelled image is left ({pool.summary()})", ", ".join(sources), "Give other images")
     return pool
 
 
@@ -119,16 +117,14 @@ def _without(paths: list[Path], table: AnnotationTable | None) -> tuple[list[Pat
 
 def _find(source: str) -> list[Path]:
     if not source.strip():
-        raise DataError(
-            "an empty name is given for unlabelled images", None, "Give a folder, a list or a glob"
-        )
+        raise DataError("an empty name is given for unlabelled images", None, "Give a folder, a list or a glob")
     path = absolute(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  (false, not an error, for names too long)
         names = list_images(path)
         if not names:
             raise DataError("there are no images in this folder", path, "Give a folder that holds images")
         return [path / name for name in names]
-    if path.is_file():
+    if is_file(path):
         return _file(path)
     if any(c in source for c in "*?["):
         matched = [absolute(name) for name in glob.glob(str(Path(source).expanduser()), recursive=True)]  # noqa: PTH207
@@ -138,9 +134,7 @@ def _find(source: str) -> list[Path]:
         if not files:
             raise DataError("no image fits this pattern", source, "Check the pattern")
         return files
-    raise DataError(
-        "there is no such file or folder", path, "Give a folder of images, a list (.txt) or a glob"
-    )
+    raise DataError("there is no such file or folder", path, "Give a folder of images, a list (.txt) or a glob")
 
 
 def _file(path: Path) -> list[Path]:
@@ -171,7 +165,7 @@ def _listed(file: Path) -> list[Path]:
         if "\0" in text:
             raise DataError("this is no path", f"{file}, line {number}", "Write one image path a line")
         path = absolute(file.parent / text)
-        if not path.is_file():
+        if not is_file(path):
             missing.append((number, path))
         elif not is_image_name(path):
             raise DataError(f"{path.name!r} is no image", f"{file}, line {number}", "Write image paths only")

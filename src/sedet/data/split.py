@@ -184,9 +184,7 @@ def _report(table: AnnotationTable, split: Split, out: Path, linked: bool) -> li
         f"{split.seed}), {len(split.unlabeled)} unlabelled; from {table.source}"
     ]
     if len(split.labeled) > asked:
-        lines.append(
-            f"{split.percent:g} % would be {asked} images; {MIN_BOXES} boxes of each class need more"
-        )
+        lines.append(f"{split.percent:g} % would be {asked} images; {MIN_BOXES} boxes of each class need more")
     lines.append(f"{'class':<{width}}  labelled boxes      all")
     for name, few, many in zip(table.classes, part, total, strict=True):
         lines.append(f"{name:<{width}}  {few:>14}  {many:>7}")

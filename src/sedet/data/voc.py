@@ -8,16 +8,14 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from sedet.data.images import is_image_name
-from sedet.data.layout import ImageDraft, absolute, assemble, inside, shown
+from sedet.data.layout import ImageDraft, absolute, assemble, inside, is_file, shown
 from sedet.data.table import AnnotationTable
 from sedet.errors import DataError
 
 MAX_XML_BYTES = 20_000_000
 
 
-def read_voc(
-    annotations: Path, images: Path, root: Path, names: list[str] | None, source: str
-) -> AnnotationTable:
+def read_voc(annotations: Path, images: Path, root: Path, names: list[str] | None, source: str) -> AnnotationTable:
     """Read XML files.
 
     Boxes are taken as written, xmin..xmax and ymin..ymax, as corners in pixels: most tools write 0-based
@@ -39,7 +37,7 @@ def read_voc(
         files = sorted(f for f in annotations.iterdir() if f.suffix.lower() == ".xml" and f.is_file())
     else:
         files = [annotations / f"{inside(annotations, name, source)}.xml" for name in names]
-    lost = [f for f in files if not f.is_file()]
+    lost = [f for f in files if not is_file(f)]
     if lost:
         raise DataError(
             f"{len(lost)} of {len(files)} listed annotation files do not exist: {lost[0]} ...",
@@ -112,9 +110,7 @@ def parse_xml(file: Path) -> ElementTree.Element:
             "Mend the file or export it again",
         ) from None
     except OSError as error:
-        raise DataError(
-            f"cannot be read ({error.strerror})", file, "Check the path and permissions"
-        ) from None
+        raise DataError(f"cannot be read ({error.strerror})", file, "Check the path and permissions") from None
     except (ValueError, LookupError):
         raise DataError("this XML cannot be read (unknown encoding)", file, "Save it as UTF-8") from None
 
@@ -122,14 +118,12 @@ def parse_xml(file: Path) -> ElementTree.Element:
 def _read(file: Path, images: Path, by_stem: dict[str, Path], index: int) -> tuple[ImageDraft, list[str]]:
     tree = parse_xml(file)
     if tree.tag != "annotation":
-        raise DataError(
-            f"its root is <{shown(tree.tag)[1:-1]}>, not <annotation>", file, "Give Pascal VOC annotations"
-        )
+        raise DataError(f"its root is <{shown(tree.tag)[1:-1]}>, not <annotation>", file, "Give Pascal VOC annotations")
     path = by_stem.get(file.stem, images / f"{file.stem}.jpg")
     stated = (tree.findtext("filename") or "").strip()
     if stated:
         name = inside(images, stated, file)
-        if (images / name).is_file() and is_image_name(Path(name)):
+        if is_file(images / name) and is_image_name(Path(name)):
             path = images / name
     draft = ImageDraft(path, path.name, index)
     draft.width, draft.height = (_size(tree.findtext(f"size/{key}")) for key in ("width", "height"))

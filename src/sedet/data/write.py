@@ -21,9 +21,7 @@ def write_coco(table: AnnotationTable, path: Path) -> None:
     Raises:
         DataError: the file cannot be written. A file there before stays as it was.
     """
-    write_text(
-        path, json.dumps(_coco(table), ensure_ascii=False, allow_nan=True, separators=(",", ":")) + "\n"
-    )
+    write_text(path, json.dumps(_coco(table), ensure_ascii=False, allow_nan=True, separators=(",", ":")) + "\n")
 
 
 def _coco(table: AnnotationTable) -> dict[str, Any]:
@@ -48,9 +46,7 @@ def _coco(table: AnnotationTable) -> dict[str, Any]:
     return {
         "images": [_image(entry) for entry in table.images],
         "annotations": annotations,
-        "categories": [
-            {"id": i, "name": name} for i, name in zip(table.category_ids, table.classes, strict=True)
-        ],
+        "categories": [{"id": i, "name": name} for i, name in zip(table.category_ids, table.classes, strict=True)],
     }
 
 

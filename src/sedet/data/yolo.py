@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sedet.data.layout import SAME_SPLIT, ImageDraft, absolute, assemble, inside, list_images, shown
+from sedet.data.layout import SAME_SPLIT, ImageDraft, absolute, assemble, inside, is_file, list_images, shown
 from sedet.data.table import AnnotationTable
 from sedet.errors import DataError
 
@@ -93,9 +93,7 @@ def _load(file: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError):
         raise DataError("this YAML cannot be read", file, "Mend the file") from None
     except OSError as error:
-        raise DataError(
-            f"cannot be read ({error.strerror})", file, "Check the path and permissions"
-        ) from None
+        raise DataError(f"cannot be read ({error.strerror})", file, "Check the path and permissions") from None
     if not isinstance(data, dict):
         raise DataError("this is no YOLO data file", file, "It holds names, train and val")
     return data
@@ -111,9 +109,7 @@ def _names(data: dict[str, Any], file: Path) -> list[str]:
         raise DataError("there is no list 'names' of the classes", file, "Add names: ['cat', 'dog', ...]")
     for name in names:
         if isinstance(name, bool) or not isinstance(name, (str, int, float)):
-            raise DataError(
-                f"the class name {shown(type(name).__name__)} is no text", file, "Quote the names"
-            )
+            raise DataError(f"the class name {shown(type(name).__name__)} is no text", file, "Quote the names")
     texts = [str(name).strip() for name in names]
     if len(set(texts)) != len(texts):
         raise DataError("a class name stands twice in 'names'", file, "Name each once")
@@ -176,7 +172,7 @@ def _listed(file: Path, root: Path, base: str) -> list[str]:
         options = [text] if text.startswith("/") else [f"{here}/{text}", text, f"{base}/{text}"]
         clean = [inside(root, option, where) for option in options[:1]]
         for option in options[1:]:
-            if not (root / clean[0]).is_file() and (root / option).is_file():
+            if not is_file(root / clean[0]) and is_file(root / option):
                 clean = [inside(root, option, where)]
         found.append(clean[0])
     return found
@@ -203,7 +199,7 @@ def _candidates(root: Path, name: str, label_base: Path | None, split: str) -> l
 
 
 def _label_file(root: Path, name: str, label_base: Path | None, split: str) -> Path | None:
-    return next((f for f in _candidates(root, name, label_base, split) if f.is_file()), None)
+    return next((f for f in _candidates(root, name, label_base, split) if is_file(f)), None)
 
 
 def _read_labels(file: Path, draft: ImageDraft, classes: int) -> None:
@@ -219,9 +215,7 @@ def _read_labels(file: Path, draft: ImageDraft, classes: int) -> None:
         try:
             values = [float(word) for word in words]
         except ValueError:
-            raise DataError(
-                f"{shown(line.strip())} is not all numbers", where, "Write class cx cy w h"
-            ) from None
+            raise DataError(f"{shown(line.strip())} is not all numbers", where, "Write class cx cy w h") from None
         if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
             raise DataError(
                 f"there are {len(values)} numbers, not 5 (class cx cy w h) or a polygon's",
