@@ -219,3 +219,12 @@ def test_probe_notices_a_changed_file(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(FileNotFoundError):
         probe(path)
+
+
+def test_the_padding_of_a_shrunk_jpeg_does_not_move_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    ramp = np.repeat(np.linspace(0, 255, 25).astype(np.uint8)[:, None], 800, axis=1)
+    Image.fromarray(ramp).convert("RGB").save(path, quality=95)
+    got = read_image(path, max_side=48)  # decoded at a quarter: 6.25 rows, stored as 7
+    full = Image.fromarray(read_image(path)).resize((48, 2), Image.Resampling.BICUBIC)
+    assert np.abs(got.astype(int) - np.asarray(full, dtype=int)).max() < 8

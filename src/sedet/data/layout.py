@@ -144,9 +144,9 @@ def choose(what: str, where: Path, choices: Sequence[str], split: str | None) ->
         fitting = fitting or [c for c in choices if names_split(Path(c).parent.name, split)]
         if len(fitting) == 1:
             return fitting[0]
-    listing = ", ".join(choices[:12]) + (", ..." if len(choices) > 12 else "")
-    missing = f"none or several for '{split}'" if split else "more than one"
-    raise DataError(f"{what}: {missing} among {listing}", where, "Name the one to use")
+    listing = ", ".join(str(where / c) for c in choices[:12]) + (", ..." if len(choices) > 12 else "")
+    missing = f", and not one of them is named for '{split}'" if split else ""
+    raise DataError(f"{what}{missing}", where, f"Name one: {listing}")
 
 
 def assemble(
