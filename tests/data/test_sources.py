@@ -221,5 +221,5 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
 
 def test_names_too_long_are_missing_files(tmp_path: Path) -> None:
     for source in ("x" * 5000, str(write(tmp_path / "list.txt", "x" * 5000))):
-        with pytest.raises(DataError, match="no such file|do not exist"):
+        with pytest.raises(DataError, match=r"no such file|do not exist"):
             find_images([source])
