@@ -12,7 +12,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,11 @@ SIDES = (6.5 / 128, 110 / 128)
 OBJECT_COUNTS = (0.10, 0.16, 0.18, 0.17, 0.14, 0.11, 0.08, 0.06)
 """Chance of 1, 2, ... 8 objects in an image."""
 
+DISTRACTOR_COUNTS = (3, 10)
+"""Distractors in an image: at least the first, fewer than the second number."""
+
 VISIBLE = 0.55
-"""An object shows at least this share of itself; whatever would hide more is laid elsewhere."""
+"""An object shows at least this share of itself and of its clues; whatever would hide more is laid elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,7 @@ def _draw_split(folder: Path, split: str, seed: int, count: int, size: int) -> l
         n = 1 + int(rng.choice(len(OBJECT_COUNTS), p=OBJECT_COUNTS))
         pixels, objects = draw_scene(rng, [next(deck) for _ in range(n)], size)
         name = f"{split}/{i:05d}.png"
-        Image.fromarray(pixels).save(folder.parent / name)
+        Image.fromarray(pixels).save(folder.parent / name, compress_level=1)
         scenes.append(_Scene(name, objects))
     return scenes
 
@@ -161,17 +164,42 @@ def draw_scene(
     low, high = np.log(SIDES[0] * size), np.log(SIDES[1] * size)
     for name in names:
         wanted.append((float(np.exp(low + (high - low) * rng.beta(1.4, 1.3))), name, CLASSES[name]))
-    for _ in range(int(rng.integers(3, 10))):
+    for _ in range(int(rng.integers(*DISTRACTOR_COUNTS))):
         shape = DISTRACTORS[int(rng.integers(len(DISTRACTORS)))]
         wanted.append((float(np.exp(rng.uniform(low, high - 0.5))), None, shape))
     # Large things tend to lie behind small ones, or nothing small would be seen.
     wanted.sort(key=lambda w: -w[0] * float(np.exp(rng.normal(0, 0.35))))
-    for side, name, shape in wanted:
-        for attempt in range(30):
+    for side, kind, shape in wanted:
+        for attempt in range(30 if kind else 6):
             # What finds no place is drawn anew, in the end smaller; a distractor may be left out.
-            if canvas.lay(rng, shape, max(side * 0.93 ** max(0, attempt - 8), float(np.exp(low))), name):
+            if canvas.lay(rng, shape, max(side * 0.93 ** max(0, attempt - 8), float(np.exp(low))), kind):
                 break
     return develop(rng, canvas.image, canvas.light), canvas.objects()
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """An object on the canvas and what still shows of it.
+
+    Attributes:
+        shown, clue: float32 [size, size], share of the pixel that shows it, and that shows its clues.
+        area, clue_area: pixels of both, had nothing hidden or cut it.
+    """
+
+    name: str
+    box: Box
+    shown: Floats
+    clue: Floats
+    area: float
+    clue_area: float
+
+    def under(self, alpha: Floats) -> _Object:
+        """The same with something laid over it."""
+        return replace(self, shown=self.shown * (1 - alpha), clue=self.clue * (1 - alpha))
+
+    def recognisable(self) -> bool:
+        enough = float(self.shown.sum()) >= VISIBLE * self.area
+        return enough and float(self.clue.sum()) >= VISIBLE * self.clue_area
 
 
 class _Canvas:
@@ -179,13 +207,10 @@ class _Canvas:
 
     def __init__(self, image: Floats, light: float) -> None:
         self.image, self.light, self.size = image, light, len(image)
-        self._names: list[str] = []
-        self._boxes: list[Box] = []
-        self._shown: list[Floats] = []  # [size, size] each: share of the pixel that shows this object
-        self._area: list[float] = []
+        self._objects: list[_Object] = []
 
     def objects(self) -> list[tuple[str, Box]]:
-        return list(zip(self._names, self._boxes, strict=True))
+        return [(seen.name, seen.box) for seen in self._objects]
 
     def lay(self, rng: np.random.Generator, shape: Shape, side: float, name: str | None) -> bool:
         """Draw a shape somewhere; false, with nothing changed, if it would hide an object or be cut off too far."""
@@ -194,35 +219,33 @@ class _Canvas:
         stretch, shear = float(np.exp(rng.normal(0, 0.16))), rng.normal(0, 0.14)
         parts = place(shape(rng), side, degrees, stretch, shear, mirror=rng.random() < 0.5)
         outline = rng.uniform(0.02, 0.045) * side if rng.random() < 0.45 else 0.0
-        cover, tight = raster(parts, outline, oversample=4 if side < 20 else 3 if side < 48 else 2)
+        drawn = raster(parts, outline, oversample=4 if side < 20 else 3 if side < 48 else 2)
 
-        _, h, w = cover.shape
+        h, w = drawn.clue.shape
         cut = 0.25 if rng.random() < 0.3 else 0.0
         left, top = (round(rng.uniform(-cut * n, max(self.size - n + cut * n, 1 - cut * n))) for n in (w, h))
         inside = slice(max(top, 0), min(top + h, self.size)), slice(max(left, 0), min(left + w, self.size))
-        rows, columns = inside
-        seen = cover[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        part = tuple(slice(s.start - at, s.stop - at) for s, at in zip(inside, (top, left), strict=True))
         alpha = np.zeros((self.size, self.size), dtype=np.float32)
-        alpha[inside] = 1 - seen[Paint.HOLE]
+        alpha[inside] = 1 - drawn.cover[Paint.HOLE][part]
 
-        area = float((1 - cover[Paint.HOLE]).sum())
-        box = _clip(alpha, tight, top, left)
-        if name is not None and (alpha.sum() < 0.6 * area or self._unfit(box)):
+        showing = [seen.under(alpha) for seen in self._objects]
+        if name is not None:
+            box = _clip(alpha, drawn.box, top, left)
+            clue = np.zeros_like(alpha)
+            clue[inside] = drawn.clue[part]
+            whole = float((1 - drawn.cover[Paint.HOLE]).sum()), float(drawn.clue.sum())
+            showing.append(_Object(name, box, alpha, clue, *whole))
+            if self._unfit(box):
+                return False
+        if not all(seen.recognisable() for seen in showing):
             return False
-        shown = [s * (1 - alpha) for s in self._shown]
-        if any(float(s.sum()) < VISIBLE * a for s, a in zip(shown, self._area, strict=True)):
-            return False
-        self._shown = shown
+        self._objects = showing
         behind = self.image[inside].mean(axis=(0, 1))
         if rng.random() < 0.5:
             self._shadow(alpha, side, rng.uniform(0.2, 0.6))
-        colours = dress(rng, seen, degrees, outline > 0, behind, self.light)
+        colours = dress(rng, drawn.cover[:, *part], degrees, outline > 0, behind, self.light)
         self.image[inside] += alpha[inside][..., None] * (colours - self.image[inside])
-        if name is not None:
-            self._names.append(name)
-            self._boxes.append(box)
-            self._shown.append(alpha)
-            self._area.append(area)
         return True
 
     def _unfit(self, box: Box) -> bool:
@@ -230,7 +253,7 @@ class _Canvas:
         width, height = box[2] - box[0], box[3] - box[1]
         if max(width, height) < 0.95 * SIDES[0] * self.size or min(width, height) < 0.4 * SIDES[0] * self.size:
             return True
-        for other in self._boxes:
+        for other in (seen.box for seen in self._objects):
             w = min(box[2], other[2]) - max(box[0], other[0])
             h = min(box[3], other[3]) - max(box[1], other[1])
             both = max(w, 0) * max(h, 0)

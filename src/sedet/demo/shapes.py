@@ -29,10 +29,32 @@ class Paint(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A filled polygon: ``points`` float [n, 2], xy in the shape's frame."""
+    """A filled polygon of a shape.
+
+    Attributes:
+        points: float [n, 2], xy in the shape's frame.
+        paint: what it is filled with.
+        clue: whether the class is told by it: a mug whose handle is hidden is a glass to any eye.
+    """
 
     points: NDArray[np.float64]
     paint: Paint
+    clue: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Raster:
+    """A painted shape, with one pixel of margin all round.
+
+    Attributes:
+        cover: float32 [paints, h, w], share of the pixel that each `Paint` covers (HOLE: that nothing covers).
+        clue: float32 [h, w], share of the pixel that the parts cover by which the class is told.
+        box: xyxy in pixels of this raster, tight round what is drawn to a fraction of a pixel.
+    """
+
+    cover: NDArray[np.float32]
+    clue: NDArray[np.float32]
+    box: tuple[float, float, float, float]
 
 
 Shape = Callable[[np.random.Generator], list[Part]]
@@ -54,7 +76,7 @@ def _polygon(*points: tuple[float, float]) -> NDArray[np.float64]:
 
 
 def _cup(rng: np.random.Generator) -> tuple[list[Part], float, float]:
-    """The body of a mug, or a glass; with its half width and half height."""
+    """The body of a mug, or a glass; with its half width in the middle, and its half height."""
     w, h, taper = rng.uniform(0.42, 0.85), rng.uniform(0.6, 1.0), rng.uniform(-0.1, 0.3)
     rim, bottom = rng.uniform(0.07, 0.24), w * (1 - taper)
     bulge = rng.uniform(-0.1, 0.14)
@@ -73,21 +95,21 @@ def _cup(rng: np.random.Generator) -> tuple[list[Part], float, float]:
         parts.append(Part(_ellipse(rng.uniform(-0.2, 0.2) * w, rng.uniform(-0.1, 0.4) * h, r, r), Paint.LIGHT))
     parts.append(Part(_ellipse(0, -h, w, rim), Paint.LIGHT if rng.random() < 0.4 else Paint.SECOND))
     parts.append(Part(_ellipse(0, -h, w * 0.84, rim * 0.7), Paint.DARK))
-    return parts, w, h
+    return parts, (w + bottom) / 2 + bulge, h
 
 
 def mug(rng: np.random.Generator) -> list[Part]:
     """A cup with a handle on one side."""
     cup, w, h = _cup(rng)
-    x, y = w * rng.uniform(0.85, 1.0), rng.uniform(-0.15, 0.2) * h
-    rx, ry, thick = rng.uniform(0.34, 0.55), rng.uniform(0.4, 0.68) * h, rng.uniform(0.12, 0.2)
+    x, y = w * rng.uniform(0.88, 1.0), rng.uniform(-0.15, 0.2) * h
+    rx, ry, thick = rng.uniform(0.36, 0.56), rng.uniform(0.4, 0.68) * h, rng.uniform(0.12, 0.2)
     if rng.random() < 0.7:
         outer, inner = _ellipse(x, y, rx, ry), _ellipse(x, y, rx - thick, ry - thick)
     else:
         outer = _polygon((x, y - ry), (x + rx, y - ry * 0.8), (x + rx * 0.9, y + ry * 0.5), (x, y + ry))
         inner = (outer - [x, y]) * (1 - 1.4 * thick / min(rx, ry)) + [x, y]
     paint = Paint.MAIN if rng.random() < 0.7 else Paint.SECOND
-    return [Part(outer, paint), Part(inner, Paint.HOLE), *cup]
+    return [Part(outer, paint, clue=True), Part(inner, Paint.HOLE), *cup]
 
 
 def fish(rng: np.random.Generator) -> list[Part]:
@@ -106,7 +128,7 @@ def fish(rng: np.random.Generator) -> list[Part]:
         (1 + size, spread * rng.uniform(0.7, 1.2)),
         (0.75, root),
     )
-    parts = [Part(tail, Paint.SECOND if rng.random() < 0.6 else Paint.MAIN)]
+    parts = [Part(tail, Paint.SECOND if rng.random() < 0.6 else Paint.MAIN, clue=True)]
     x0, long, high = rng.uniform(-0.4, 0), rng.uniform(0.35, 0.8), rng.uniform(0.15, 0.5)
     parts.append(Part(_polygon((x0, -h * 0.7), (x0 + long * 0.6, -h - high), (x0 + long, -h * 0.4)), Paint.SECOND))
     if rng.random() < 0.7:
@@ -155,7 +177,7 @@ def mushroom(rng: np.random.Generator) -> list[Part]:
     middle, half = bend * s**2, thick + (foot - thick) * s**2
     stem = np.concatenate([np.stack([middle + half, y], 1), np.stack([middle - half, y], 1)[::-1]])
     under = [Part(_ellipse(0, 0.02, w * 0.93, rim * 1.5), Paint.DARK)] if rng.random() < 0.5 else []
-    parts = [Part(stem, Paint.LIGHT if rng.random() < 0.5 else Paint.SECOND)]
+    parts = [Part(stem, Paint.LIGHT if rng.random() < 0.5 else Paint.SECOND, clue=True)]
     if rng.random() < 0.35:  # a ring round the stem
         parts.append(Part(_ellipse(bend * 0.2, length * 0.4, thick * 1.6, 0.08), Paint.SECOND))
     return [*under, *parts, *cap] if rng.random() < 0.5 else [*parts, *under, *cap]
@@ -176,7 +198,7 @@ def wheel(rng: np.random.Generator) -> list[Part]:
     for angle in first + np.arange(n) * 2 * np.pi / n:
         along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
         end, inner, outer = along * (1 - thick * 0.6), across * width / 2, across * width * narrow / 2
-        parts.append(Part(np.stack([inner, end + outer, end - outer, -inner]), spoke))
+        parts.append(Part(np.stack([inner, end + outer, end - outer, -inner]), spoke, clue=True))
     parts.append(Part(_ellipse(0, 0, hub, hub), Paint.MAIN if rng.random() < 0.6 else Paint.SECOND))
     if rng.random() < 0.5:
         parts.append(Part(_ellipse(0, 0, hub * 0.45, hub * 0.45), Paint.DARK))
@@ -199,7 +221,7 @@ def key(rng: np.random.Generator) -> list[Part]:
     n, tooth = int(rng.integers(2, 5)), rng.uniform(0.12, 0.17)
     for i in range(n):
         at = long - tooth / 2 - i * tooth * 1.75
-        parts.append(Part(_bar(at, 0, at, rng.uniform(0.32, 0.5), tooth), Paint.MAIN))
+        parts.append(Part(_bar(at, 0, at, rng.uniform(0.32, 0.5), tooth), Paint.MAIN, clue=True))
     if rng.random() < 0.4:
         parts.append(Part(_bar(0.06, -thick, 0.06, thick, 0.12), Paint.SECOND))
     return parts
@@ -307,26 +329,22 @@ def place(parts: list[Part], side: float, degrees: float, stretch: float, shear:
     solid = np.concatenate([t for t, p in zip(turned, parts, strict=True) if p.paint != Paint.HOLE])
     low, high = solid.min(axis=0), solid.max(axis=0)
     scale = side / float((high - low).max())
-    return [Part((t - low) * scale, p.paint) for t, p in zip(turned, parts, strict=True)]
+    return [Part((t - low) * scale, p.paint, p.clue) for t, p in zip(turned, parts, strict=True)]
 
 
-def raster(
-    parts: list[Part], outline: float, oversample: int
-) -> tuple[NDArray[np.float32], tuple[float, float, float, float]]:
-    """Paint the placed parts, with one pixel of margin all round.
+def raster(parts: list[Part], outline: float, oversample: int) -> Raster:
+    """Paint the placed parts in order.
 
     Args:
         outline: width in pixels of the line round each part; 0 for none.
         oversample: samples a pixel along each side.
-
-    Returns:
-        float32 [paints, h, w]: share of the pixel that each `Paint` covers (HOLE: that nothing covers); and the
-        box tight round what is drawn, to a sample: xyxy in pixels of this raster.
     """
     far = np.concatenate([p.points for p in parts if p.paint != Paint.HOLE]).max(axis=0)
     w, h = (int(np.ceil(v)) + 2 for v in far)
     image = Image.new("L", (w * oversample, h * oversample), int(Paint.HOLE))
-    draw = ImageDraw.Draw(image)
+    told = Image.new("L", image.size)
+    draw, mark = ImageDraw.Draw(image), ImageDraw.Draw(told)
+    has_clue = any(part.clue for part in parts)
     line = max(1, round(outline * oversample)) if outline else 0
     for part in parts:
         points = [(float(x), float(y)) for x, y in (part.points + 1) * oversample]
@@ -334,12 +352,19 @@ def raster(
             draw.polygon(points, fill=int(part.paint), outline=int(Paint.OUTLINE), width=line)
         else:
             draw.polygon(points, fill=int(part.paint))
+        if has_clue:
+            mark.polygon(points, fill=int(part.clue))
     x0, y0, x1, y1 = (v / oversample for v in image.getbbox() or (0, 0, w * oversample, h * oversample))
-    drawn = np.asarray(image).reshape(h, oversample, w, oversample)
+    drawn = np.asarray(image)
     cover = np.zeros((len(Paint), h, w), dtype=np.float32)
-    for paint in Paint:
-        hit = drawn == paint
-        for i in range(oversample):
-            for j in range(oversample):
-                cover[paint] += hit[:, i, :, j]
-    return cover / np.float32(oversample**2), (x0, y0, x1, y1)
+    for paint in np.flatnonzero(np.bincount(drawn.ravel())):
+        cover[paint] = _shrink(drawn == paint, oversample)
+    return Raster(cover, _shrink(np.asarray(told) == 1, oversample), (x0, y0, x1, y1))
+
+
+def _shrink(mask: NDArray[np.bool_], factor: int) -> NDArray[np.float32]:
+    """float32: the share that is true of each factor x factor block."""
+    counts = mask.view(np.uint8)
+    rows = sum((counts[i::factor] for i in range(1, factor)), start=counts[::factor])
+    both = sum((rows[:, i::factor] for i in range(1, factor)), start=rows[:, ::factor])
+    return both.astype(np.float32) / np.float32(factor**2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,15 +32,25 @@ def noise(rng: np.random.Generator, height: int, width: int, coarse: float, octa
     total = np.zeros((height, width), dtype=np.float32)
     for octave in range(octaves):
         cell = coarse / 2**octave
-        if cell < 1:
+        if cell < 1.5:
             break
-        shape = (int(np.ceil(height / cell)) + 2, int(np.ceil(width / cell)) + 2)
-        grid = Image.fromarray(rng.standard_normal(shape, dtype=np.float32))
-        window = (0.5, 0.5, 0.5 + width / cell, 0.5 + height / cell)
-        total += np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC, window)) * fall**octave
+        (row, dy), (column, dx) = _steps(height, cell, rng.random()), _steps(width, cell, rng.random())
+        grid = rng.standard_normal((row[-1] + 2, column[-1] + 2), dtype=np.float32)
+        grid *= np.float32(fall**octave)
+        rows = grid[row] + dy[:, None] * (grid[row + 1] - grid[row])
+        left = rows.take(column, axis=1)
+        total += left + dx * (rows.take(column + 1, axis=1) - left)
     total -= total.mean()
     total /= max(float(total.std()), 1e-6)
     return total
+
+
+def _steps(length: int, cell: float, offset: float) -> tuple[NDArray[np.int64], Floats]:
+    """For each pixel of a line, the grid point before it and how far it has gone to the next (eased at both)."""
+    at = np.arange(length) / cell + offset
+    whole = at.astype(np.int64)
+    t = (at - whole).astype(np.float32)
+    return whole, t * t * (3 - 2 * t)
 
 
 def pattern(rng: np.random.Generator, kind: str, x: Floats, y: Floats, period: float) -> Floats:
@@ -52,20 +63,19 @@ def pattern(rng: np.random.Generator, kind: str, x: Floats, y: Floats, period: f
     angle, phase, turn = rng.uniform(0, math.pi), rng.uniform(0, 2 * math.pi), 2 * math.pi / period
     u = (x * math.cos(angle) + y * math.sin(angle)) * turn + phase
     v = (y * math.cos(angle) - x * math.sin(angle)) * turn + phase
+    amount: NDArray[np.floating[Any]] = np.zeros_like(u)
     if kind == "stripes":
-        return np.clip(np.sin(u) * 3 + rng.uniform(-1, 1) + 0.5, 0, 1)
-    if kind == "checks":
-        return np.clip(np.sin(u) * np.sin(v) * 5 + 0.5, 0, 1)
-    if kind == "dots":
-        return np.clip((np.sin(u) + np.sin(v) - 0.8) * 4, 0, 1)
-    if kind == "fade":
-        span = max(float(np.ptp(u)), 1e-6)
-        return (u - u.min()) / span
-    if kind in ("cloud", "grain"):
+        amount = np.sin(u) * 3 + rng.uniform(-0.5, 1.5)
+    elif kind == "checks":
+        amount = np.sin(u) * np.sin(v) * 5 + 0.5
+    elif kind == "dots":
+        amount = (np.sin(u) + np.sin(v) - 0.8) * 4
+    elif kind == "fade":
+        amount = (u - u.min()) / max(float(np.ptp(u)), 1e-6)
+    elif kind in ("cloud", "grain"):
         coarse = period * (1.5 if kind == "cloud" else 0.3)
-        field = noise(rng, x.shape[0], x.shape[1], max(coarse, 1.5), 3, 0.6)
-        return np.clip(field * 0.5 + 0.35, 0, 1)
-    return np.zeros_like(x)
+        amount = noise(rng, u.shape[0], u.shape[1], max(coarse, 1.5), 3, 0.6) * 0.5 + 0.35
+    return amount.clip(0, 1).astype(np.float32, copy=False)
 
 
 def dress(
@@ -113,13 +123,13 @@ def dress(
     total /= np.maximum(1 - cover[Paint.HOLE], 1e-3)[..., None]
 
     shade = 1 + rng.uniform(0.1, 0.8) / side * (x * math.cos(light) + y * math.sin(light))
-    if side > 20:
+    if side > 24:
         shade = shade * (1 + noise(rng, height, width, side / 6, 3, 0.7) * rng.uniform(0, 0.12))
     total *= shade[..., None]
     if rng.random() < 0.4:  # a shine where the light comes from
         far = (x / side - 0.2 * math.cos(light)) ** 2 + (y / side - 0.2 * math.sin(light)) ** 2
         total += (rng.uniform(0.15, 0.5) * np.exp(far / -rng.uniform(0.01, 0.04)))[..., None]
-    return np.clip(total, 0, 1)
+    return total.clip(0, 1).astype(np.float32, copy=False)
 
 
 def _grid(height: int, width: int) -> tuple[Floats, Floats]:
@@ -137,7 +147,7 @@ def _region(rng: np.random.Generator, size: int) -> Floats:
         level = (x * math.cos(angle) + y * math.sin(angle)) / size - rng.uniform(-0.3, 0.3)
         if rng.random() < 0.6:
             level = level + noise(rng, size, size, size / 3, 4, 0.5) * rng.uniform(0.01, 0.06)
-        return np.clip(level * size / 2 + 0.5, 0, 1).astype(np.float32)
+        return (level * size / 2 + 0.5).clip(0, 1).astype(np.float32, copy=False)
     corners, t = int(rng.integers(3, 8)), np.sort(rng.uniform(0, 2 * np.pi, 8))
     r = rng.uniform(0.15, 0.5) * size
     x0, y0 = rng.uniform(0, size, 2)
@@ -145,12 +155,12 @@ def _region(rng: np.random.Generator, size: int) -> Floats:
     image = Image.new("L", (size, size))
     ImageDraw.Draw(image).polygon(points, fill=255)
     soft = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 3)))
-    return np.asarray(soft, dtype=np.float32) / 255
+    return (np.asarray(soft) / np.float32(255)).astype(np.float32, copy=False)
 
 
 def background(rng: np.random.Generator, size: int) -> Floats:
     """float32 [size, size, 3] in 0-1: surfaces of clouded colours and textures."""
-    image = np.zeros((size, size, 3), dtype=np.float32)
+    image: Floats = np.zeros((size, size, 3), dtype=np.float32)
     y, x = _grid(size, size)
     base = colour(rng)
     for layer in range(int(rng.integers(2, 5))):
@@ -158,7 +168,7 @@ def background(rng: np.random.Generator, size: int) -> Floats:
         first = 0.5 * base + 0.5 * colour(rng)
         second = np.clip(first * rng.uniform(0.4, 1.3) + rng.normal(0, 0.07, 3), 0, 1).astype(np.float32)
         field = noise(rng, size, size, size * rng.uniform(0.15, 0.7), 6, rng.uniform(0.45, 0.85))
-        mix = np.clip(0.5 + field * rng.uniform(0.15, 0.5), 0, 1)[..., None]
+        mix = (0.5 + field * rng.uniform(0.15, 0.5)).clip(0, 1)[..., None]
         surface = first + mix * (second - first)
         if rng.random() < 0.55:
             kind = PATTERNS[int(rng.integers(2, 7))]
@@ -167,20 +177,21 @@ def background(rng: np.random.Generator, size: int) -> Floats:
             surface = surface + amount[..., None] * (colour(rng) - surface)
         share = np.ones((size, size), np.float32) if layer == 0 else _region(rng, size)
         image += share[..., None] * (surface - image)
-    return np.clip(image, 0, 1)
+    return image.clip(0, 1)
 
 
 def develop(rng: np.random.Generator, image: Floats, light: float) -> NDArray[np.uint8]:
     """What the camera makes of the scene: light from one side, a cast, blur, noise. uint8 [size, size, 3]."""
     size = len(image)
+    photo: NDArray[np.floating[Any]] = image
     y, x = (v / size for v in _grid(size, size))
-    slope = rng.uniform(0, 0.7) * (x * math.cos(light) + y * math.sin(light))
+    slope = np.float32(rng.uniform(0, 0.7)) * (x * math.cos(light) + y * math.sin(light))
     fall = 1 + slope - rng.uniform(0, 0.6) * (x**2 + y**2)
-    image = image * fall[..., None] * rng.uniform(0.9, 1.1, 3).astype(np.float32)
-    contrast = rng.uniform(0.75, 1.1)
-    image = np.clip((image - 0.5) * contrast + 0.5 + rng.normal(0, 0.05), 0, 1)
+    photo = photo * fall[..., None] * rng.uniform(0.9, 1.1, 3).astype(np.float32)
+    contrast, middle = np.float32(rng.uniform(0.75, 1.1)), np.float32(0.5 + rng.normal(0, 0.05))
+    photo = ((photo - 0.5) * contrast + middle).clip(0, 1)
     if rng.random() < 0.3:
-        photo = Image.fromarray((image * 255).astype(np.uint8))
-        image = np.asarray(photo.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.7))), dtype=np.float32) / 255
-    image = image + rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(0.005, 0.03))
-    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+        sharp = Image.fromarray((photo * 255).astype(np.uint8))
+        photo = np.asarray(sharp.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.7))), dtype=np.float32) / 255
+    photo = photo + rng.standard_normal(photo.shape, dtype=np.float32) * np.float32(rng.uniform(0.005, 0.03))
+    return (photo.clip(0, 1) * 255 + 0.5).astype(np.uint8)
