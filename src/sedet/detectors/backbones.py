@@ -56,6 +56,7 @@ class Backbone(nn.Module):
         self.name = name
         body, indices = _create(name)
         source = load_weights(body, name, weights)
+        self.source = source
         self.pretrained = source != "none" if pretrained_norm is None else pretrained_norm
         if self.pretrained:
             body = freeze_batch_norm_2d(body)
@@ -63,7 +64,8 @@ class Backbone(nn.Module):
             _group_norms(body)
         self.body = body
         self._indices = indices
-        self.channels: tuple[int, ...] = tuple(body.feature_info.channels()[i] for i in indices)
+        channels: list[int] = body.feature_info.channels()  # type: ignore[union-attr, operator]
+        self.channels = tuple(channels[i] for i in indices)
         mean, std = _normalisation(name, source)
         self.mean: Tensor
         self.std: Tensor
@@ -91,9 +93,10 @@ class Backbone(nn.Module):
         probe = torch.zeros(1, 3, 64, 64)
         was_training = self.body.training
         self.body.eval()
-        feature = self.body(probe)[self._indices[stages - 1]]
         parameters = [p for p in self.body.parameters() if p.requires_grad]
-        gradients = torch.autograd.grad(feature.sum(), parameters, allow_unused=True)
+        with torch.enable_grad():  # also where a detector is built only to be used
+            feature = self.body(probe)[self._indices[stages - 1]]
+            gradients = torch.autograd.grad(feature.sum(), parameters, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
                 parameter.requires_grad_(False)
@@ -120,13 +123,13 @@ def load_weights(body: nn.Module, name: str, weights: str) -> str:
     if weights == "none":
         return "none"
     if weights != "auto":
-        _load_state(body, name, _read_state(Path(weights)), Path(weights))
+        _load_state(body, name, read_state(Path(weights)), Path(weights))
         return "file"
     package = _WEIGHT_PACKAGES.get(name.split(".")[0])
     if package and (spec := importlib.util.find_spec(package)) and spec.origin:
         files = sorted(Path(spec.origin).parent.glob("models/*.pth"))
         if files:
-            _load_state(body, name, _read_state(files[0]), files[0])
+            _load_state(body, name, read_state(files[0]), files[0])
             return "package"
     licence = getattr(timm.models.get_pretrained_cfg(name), "license", None)
     if licence and "apache" not in licence and "mit" not in licence and "bsd" not in licence:
@@ -144,7 +147,13 @@ def load_weights(body: nn.Module, name: str, weights: str) -> str:
     return "timm"
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A state dict of tensors from a .safetensors or a torch file, never unpickled.
+
+    Raises:
+        ConfigError: there is no such file.
+        CheckpointError: it cannot be read safely, or holds no plain state dict.
+    """
     if not path.is_file():
         raise ConfigError(f"the weights file {path} does not exist")
     try:
@@ -210,7 +219,7 @@ def _group_norms(module: nn.Module) -> None:
         if isinstance(child, nn.BatchNorm2d):
             norm: nn.Module = group_norm(child.num_features)
             if hasattr(child, "act"):
-                norm = nn.Sequential(norm, child.drop, child.act)
+                norm = nn.Sequential(norm, child.drop, child.act)  # type: ignore[arg-type]
             setattr(module, name, norm)
         else:
             _group_norms(child)
