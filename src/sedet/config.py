@@ -19,8 +19,8 @@ class ModelConfig:
     """Channels of the feature pyramid and the head. Default: 96 on a CPU, 256 on a GPU."""
     head_convs: int | None = None
     """3x3 convolutions in each branch of the head. Default: 2 on a CPU, 4 on a GPU."""
-    level_range: float = 8.0
-    """Farthest side, in strides, that a pyramid level answers for (FCOS: 8, so P3 answers up to 64 px)."""
+    level_range: float | None = None
+    """Farthest side, in strides, that a pyramid level answers for. Default: 8, FCOS's own, from 400 px; 4 below."""
     center_radius: float = 1.5
     """Radius of the positive centre region of an object, in strides (FCOS)."""
     freeze_stages: int = 1

@@ -13,12 +13,22 @@ from PIL import Image, ImageDraw, ImageFilter
 from sedet.demo.shapes import Paint
 
 Floats = NDArray[np.float32]
-PATTERNS = ("plain", "plain", "stripes", "checks", "dots", "cloud", "grain", "fade")
+PATTERNS = ("plain", "plain", "plain", "plain", "plain", "stripes", "checks", "dots", "cloud", "grain", "fade")
+
+
+TYPICAL = 0.6
+"""Share of the objects whose main colour is the typical one of their class."""
 
 
 def colour(rng: np.random.Generator) -> Floats:
     """float32 [3]: an RGB colour in 0-1, muted ones more often than loud ones."""
     rgb = colorsys.hsv_to_rgb(rng.random(), rng.beta(1.2, 1.5), rng.uniform(0.15, 0.95))
+    return np.array(rgb, dtype=np.float32)
+
+
+def class_colour(rng: np.random.Generator, hue: float) -> Floats:
+    """float32 [3]: a colour near a hue (0-1 round the wheel), as things of one kind tend to have."""
+    rgb = colorsys.hsv_to_rgb((hue + rng.normal(0, 0.05)) % 1.0, rng.uniform(0.45, 0.95), rng.uniform(0.35, 0.95))
     return np.array(rgb, dtype=np.float32)
 
 
@@ -79,7 +89,13 @@ def pattern(rng: np.random.Generator, kind: str, x: Floats, y: Floats, period: f
 
 
 def dress(
-    rng: np.random.Generator, cover: Floats, degrees: float, outline: bool, against: Floats, light: float
+    rng: np.random.Generator,
+    cover: Floats,
+    degrees: float,
+    outline: bool,
+    against: Floats,
+    light: float,
+    hue: float | None = None,
 ) -> Floats:
     """Give a drawn shape its colours, patterns and shading.
 
@@ -89,17 +105,18 @@ def dress(
         outline: whether its parts are outlined.
         against: float32 [3], mean colour of what lies behind: the main colour is drawn again while it is lost on it.
         light: direction the light comes from, radians.
+        hue: the hue that things of this kind often have (0-1), or None.
 
     Returns:
         float32 [h, w, 3] in 0-1, not multiplied by how much of the pixel is covered.
     """
     _, height, width = cover.shape
     side = max(height, width)
-    main = colour(rng)
+    typical = hue is not None and rng.random() < TYPICAL
     for _ in range(8):
+        main = class_colour(rng, hue) if typical and hue is not None else colour(rng)
         if float(np.abs(main - against).mean()) >= 0.17:
             break
-        main = colour(rng)
     # A tone of the main colour, or another colour.
     second = np.clip(main * rng.uniform(0.5, 1.5), 0, 1) if rng.random() < 0.4 else colour(rng)
     dark, bright = rng.uniform(0.02, 0.3), rng.uniform(0.7, 1.0)
@@ -163,15 +180,15 @@ def background(rng: np.random.Generator, size: int) -> Floats:
     image: Floats = np.zeros((size, size, 3), dtype=np.float32)
     y, x = _grid(size, size)
     base = colour(rng)
-    for layer in range(int(rng.integers(2, 5))):
+    for layer in range(int(rng.integers(1, 4))):
         # Neighbouring surfaces share some of their colour, as things in one light do.
         first = 0.5 * base + 0.5 * colour(rng)
         second = np.clip(first * rng.uniform(0.4, 1.3) + rng.normal(0, 0.07, 3), 0, 1).astype(np.float32)
         field = noise(rng, size, size, size * rng.uniform(0.15, 0.7), 6, rng.uniform(0.45, 0.85))
         mix = (0.5 + field * rng.uniform(0.15, 0.5)).clip(0, 1)[..., None]
         surface = first + mix * (second - first)
-        if rng.random() < 0.55:
-            kind = PATTERNS[int(rng.integers(2, 7))]
+        if rng.random() < 0.3:
+            kind = PATTERNS[int(rng.integers(5, 10))]
             warp = noise(rng, size, size, size / 2, 2, 0.5) * rng.uniform(0, 3)
             amount = pattern(rng, kind, x + warp, y - warp, rng.uniform(3, 26) * size / 128) * rng.uniform(0.1, 0.5)
             surface = surface + amount[..., None] * (colour(rng) - surface)

@@ -36,7 +36,7 @@ def build_detector(detector: str, backbone: str, classes: int, model: ModelConfi
         backbone=backbone,
         neck_channels=model.neck_channels or 96,
         head_convs=2 if model.head_convs is None else model.head_convs,
-        level_range=model.level_range,
+        level_range=model.level_range or 8.0,
         center_radius=model.center_radius,
         pretrained_norm=body.pretrained,
     )

@@ -48,12 +48,13 @@ def resolve(config: TrainConfig, device: str, labeled: int, median_side: int) ->
     """
     gpu = device != "cpu"
     backbone = config.backbone or (DEFAULT_GPU if gpu else DEFAULT_CPU)
+    image_size = config.image_size or _image_size(gpu, median_side)
     model = replace(
         config.model,
         neck_channels=config.model.neck_channels or (256 if gpu else 96),
         head_convs=(4 if gpu else 2) if config.model.head_convs is None else config.model.head_convs,
+        level_range=config.model.level_range or (8.0 if image_size >= 400 else 4.0),
     )
-    image_size = config.image_size or _image_size(gpu, median_side)
     batch = config.batch or (16 if gpu else 8)
     burn_in = (0.05 if config.init else 0.25) if config.burn_in is None else config.burn_in
     return replace(
