@@ -96,22 +96,35 @@ def check_data(
         table, found = clean(table)
         problems += found
         facts += _facts("labelled", table)
-        problems += _classes(table) + _objects(table) + _pictures(table, "labelled", fast)
-        problems += _repeats(table, fast)
     judged = None if val is None else _read(val, val_images, "val", problems)
     if judged is not None:
         judged, found = clean(judged)
         problems += found
         facts += _facts("val", judged)
-        problems += _objects(judged) + _pictures(judged, "val", fast)
-        if table is not None:
-            problems += _between(table, judged, fast)
-    elif val is None and table is not None:
+    problems += table_problems(table, judged, fast)
+    if val is None and table is not None:
         problems += _without_val(table)
     if unlabeled:
         _unlabeled(unlabeled, table, judged, fast, facts, problems)
     problems.sort(key=lambda p: _LEVELS.index(p.level))
     return Report(tuple(facts), tuple(problems))
+
+
+def table_problems(table: AnnotationTable | None, val: AnnotationTable | None, fast: bool) -> list[Problem]:
+    """The problems of cleaned tables: each one's own, and those between the two. None where there is none."""
+    problems: list[Problem] = []
+    if table is not None:
+        problems += _classes(table) + _objects(table) + _pictures(table, "labelled", fast) + _repeats(table, fast)
+    if val is not None:
+        problems += _objects(val) + _pictures(val, "val", fast)
+    if table is not None and val is not None:
+        problems += _between(table, val, fast)
+    return problems
+
+
+def header_problems(paths: Sequence[Path]) -> list[Problem | None]:
+    """For each unlabelled image what its header says against it, or None. Nothing is decoded."""
+    return [_header(path) for path in paths]
 
 
 def _read(source: str | Path, images: str | Path | None, split: str, problems: list[Problem]) -> AnnotationTable | None:
@@ -341,7 +354,7 @@ def _unlabeled(
     except SedetError as error:
         problems.append(_problem(error, ", ".join(sources)))
         return
-    broken = [_header(path) for path in paths] if fast else _decoded(paths)
+    broken = header_problems(paths) if fast else _decoded(paths)
     problems += [p for p in broken if p is not None]
     if paths and sum(p is not None and p.level == "warning" for p in broken) == len(paths):
         problems.append(
