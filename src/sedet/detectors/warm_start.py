@@ -67,6 +67,7 @@ def complete_settings(config: TrainConfig, start: WarmStart) -> TrainConfig:
         ConfigError: a size was asked for that the weights do not have.
     """
     spec, model = start.spec, config.model
+    level_range = model.level_range or (spec.level_range if start.source == "sedet" else None)
     for name, asked, given in (
         ("backbone", config.backbone, spec.backbone),
         ("model.neck_channels", model.neck_channels, spec.neck_channels),
@@ -83,7 +84,7 @@ def complete_settings(config: TrainConfig, start: WarmStart) -> TrainConfig:
         config,
         backbone=spec.backbone,
         image_size=config.image_size or start.image_size,
-        model=replace(model, neck_channels=spec.neck_channels, head_convs=spec.head_convs),
+        model=replace(model, neck_channels=spec.neck_channels, head_convs=spec.head_convs, level_range=level_range),
     )
 
 
@@ -105,7 +106,12 @@ def warm_detector(start: WarmStart, classes: Sequence[str], model: ModelConfig) 
     Raises:
         CheckpointError: the weights do not fit the network they claim.
     """
-    spec = replace(start.spec, classes=len(classes), level_range=model.level_range, center_radius=model.center_radius)
+    spec = replace(
+        start.spec,
+        classes=len(classes),
+        level_range=model.level_range or start.spec.level_range,
+        center_radius=model.center_radius,
+    )
     body = Backbone(spec.backbone, "none", model.freeze_stages, pretrained_norm=spec.pretrained_norm)
     body.source = f"{start.source}, {start.path.name}"
     detector = FCOS(spec, body)
