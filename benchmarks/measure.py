@@ -1,0 +1,302 @@
+"""Measure one cell: the shared burn-in, the training, the judgement, the rows. Each part is done once.
+
+A run lies in ``work/runs/NAME-ID/``; beside it ``NAME-ID.json`` keeps commits and times and says when it is
+finished, and ``NAME-ID.lock`` keeps a second runner away. After an interruption a run continues from its last
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import rows
+from benchmarks.inputs import CellData, cell_data, judged_table
+from benchmarks.plan import Cell, Job, load_recipe, make_job
+from benchmarks.provenance import Provenance, machine, versions
+from sedet.config import TrainConfig
+from sedet.detectors.build import Detector
+from sedet.detectors.file import load_detector, save_detector
+from sedet.detectors.regions import Detections
+from sedet.errors import ConfigError
+from sedet.evaluation.coco import Metrics, coco_metrics
+from sedet.settings import to_dict
+from sedet.training import run as training
+from sedet.training.checkpoint import load_checkpoint
+from sedet.training.loop import BURN_IN_FILE, LAST_FILE
+from sedet.training.plan import resolve_device
+from sedet.training.validate import Judge
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and with what cells are measured.
+
+    Attributes:
+        data: folder of the data sets; work: for runs and detections, ignored by git; results: for rows.
+        reason: why val is opened.
+        extra: settings of a variant of one's own, for trials on dev.
+        on_machine: device, threads, workers, cache: what changes no number.
+    """
+
+    data: Path
+    work: Path
+    results: Path
+    provenance: Provenance
+    recipes: Path
+    reason: str = ""
+    replace_rows: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    on_machine: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Busy(ConfigError):
+    """Another runner is at this cell."""
+
+
+def measure(cell: Cell, setting: Setting) -> str:
+    """Measure a cell, or what is missing of it.
+
+    Returns:
+        What was done, one line.
+
+    Raises:
+        Busy: another runner is at it.
+        SedetError: anything a user can mend.
+    """
+    refuse(cell, setting)
+    recipe = load_recipe(cell.recipe, cell.dataset, setting.recipes)
+    data = cell_data(cell, setting.data, setting.work)
+    length = wallclock_length(cell, setting) if cell.variant == "wallclock" else None
+    job = make_job(cell, recipe, data.inputs, setting.extra, length)
+    target = setting.results / f"{cell.name}.json"
+    known = rows.read_result(target)
+    if known is not None and not setting.replace_rows:
+        if known["config_id"] == job.config_id:
+            return f"{cell.name}: done before"
+        raise ConfigError(
+            f"{target} was measured with other settings or data (its configuration is {known['config_id']}, now "
+            f"{job.config_id}): give the recipe another name, or --replace it"
+        )
+
+    config = replace(job.config, **setting.on_machine)
+    burn = setting.work / "runs" / f"{cell.dataset}-{cell.percent:g}-f{cell.fold}-s{cell.seed}-burn-in-{job.burn_in_id}"
+    burn_config = replace(job.burn_in, out=str(burn), stop=job.burn_in_steps, **setting.on_machine)
+    burn_record = finish_run(burn_config, burn, setting.provenance, wait=True)
+    folder = setting.work / "runs" / f"{cell.run_name}-{job.config_id}"
+    config = replace(config, out=str(folder), start=str(burn))
+    record = finish_run(config, folder, setting.provenance)
+
+    if cell.split == "val":
+        opening = {"cell": cell.name, "config_id": job.config_id, "reason": setting.reason}
+        rows.log_opening(setting.results, {**opening, "commit": setting.provenance.commit, "time": now()})
+    judged = {
+        teacher: judge_model(cell, setting, folder / name, config)
+        for teacher, name in ((True, "best.safetensors"), (False, "student.safetensors"))
+    }
+    for teacher, (_, detections) in judged.items():
+        rows.save_detections(rows.detections_file(setting.work, cell, job.config_id, teacher), detections)
+    common = facts(cell, setting, job, data, recipe.trials[cell.method], (burn_record, record), config)
+    result = {
+        "config_id": job.config_id,
+        "rows": [make_row(common, metrics, teacher) for teacher, (metrics, _) in judged.items()],
+        "curve": curve(record["rows"]),
+        "losses": losses(record["rows"]),
+        "settings": job.settings,
+        "config": {k: v for k, v in to_dict(job.config).items() if k not in PLACES},
+    }
+    rows.write_json(target, result)
+    teacher_ap, student_ap = (judged[t][0].ap for t in (True, False))
+    return f"{cell.name}: teacher AP {teacher_ap:.2f}, student AP {student_ap:.2f}, {common['seconds']:.0f} s"
+
+
+PLACES = ("out", "start", "stop", "labeled", "unlabeled", "val", "images", "val_images")
+
+
+def refuse(cell: Cell, setting: Setting) -> None:
+    """What the rules of evidence forbid."""
+    if cell.split == "val":
+        if cell.dataset == "demo":
+            raise ConfigError("the demo has one set to judge by: leave --split out")
+        if not setting.provenance.for_tables:
+            raise ConfigError("val is opened from a clean tree only")
+        if setting.extra:
+            raise ConfigError("val is opened for frozen configurations only, not with --set")
+        if not setting.reason.strip():
+            raise ConfigError("opening val takes a --reason: it is logged with the configuration")
+    if cell.percent == 100 and cell.method != "supervised":
+        raise ConfigError("100 percent is the ceiling: method supervised on all the pool's labels")
+
+
+def wallclock_length(cell: Cell, setting: Setting) -> float:
+    """Updates after the burn-in that take the twin as long as SED, as a multiple: from the defaults' rows."""
+    after = []
+    for method in ("sed", cell.method):
+        other = replace(cell, method=method, variant="default")
+        for split in (cell.split, "dev"):
+            result = rows.read_result(setting.results / f"{replace(other, split=split).name}.json")
+            if result is not None:
+                row = result["rows"][0]
+                after.append(row["seconds"] - row["burn_in_seconds"])
+                break
+    if len(after) < 2:
+        raise ConfigError(f"{cell.name} needs the rows of sed and supervised, variant default, first")
+    return round(after[0] / after[1], 2)
+
+
+# --- runs ---------------------------------------------------------------------------------------------------
+
+
+def finish_run(config: TrainConfig, folder: Path, provenance: Provenance, wait: bool = False) -> dict[str, Any]:
+    """Train to the end, or go on with what an interruption left.
+
+    Returns:
+        The run's record: ``seconds``, ``commits``, ``rows`` (metrics by step), ``labels_alone``.
+    """
+    path = folder.with_name(f"{folder.name}.json")
+    last = folder / "checkpoints" / LAST_FILE
+    with locked(folder.with_name(f"{folder.name}.lock"), wait):
+        record: dict[str, Any] = {"seconds": 0.0, "commits": [], "started": None, "finished": False}
+        if path.is_file():
+            record = json.loads(path.read_text(encoding="utf-8"))
+        if record["finished"]:
+            return record
+        if record["started"] is not None and last.is_file():
+            # the time up to the checkpoint it goes on from; what was lost after it is trained again
+            record["seconds"] += max(0.0, last.stat().st_mtime - record["started"])
+        if not last.is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            record |= {"seconds": 0.0, "commits": []}
+        if provenance.commit not in record["commits"]:
+            record["commits"].append(provenance.commit)
+        record["started"] = time.time()
+        rows.write_json(path, record)
+        outcome = training.train(config, resume=folder if last.is_file() else None)
+        record["seconds"] += time.time() - record["started"]
+        if config.stop is None and not outcome.finished:
+            raise ConfigError(f"{folder} stopped at step {outcome.step}")
+        saved = load_checkpoint(last)
+        record |= {"rows": saved["state"]["rows"], "labels_alone": saved["state"]["labels_alone"]}
+        if config.stop is not None:
+            # normally there already; a kill between the two files leaves only the last one, which is the same
+            if not (folder / "checkpoints" / BURN_IN_FILE).is_file():
+                shutil.copyfile(last, folder / "checkpoints" / BURN_IN_FILE)
+        else:
+            loaded = load_detector(folder)
+            loaded.model.load_state_dict(saved["student"])
+            save_detector(folder / "student.safetensors", loaded.model, loaded.classes, loaded.image_size, {})
+        record |= {"started": None, "finished": True}
+        rows.write_json(path, record)
+        last.unlink()  # large, and no longer needed
+        return record
+
+
+@contextmanager
+def locked(path: Path, wait: bool) -> Iterator[None]:
+    """Hold a file's lock; it goes away with the process, however that ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise Busy(f"another runner is at {path.stem}") from None
+        yield
+
+
+# --- judgement and rows -------------------------------------------------------------------------------------
+
+
+def judge_model(cell: Cell, setting: Setting, file: Path, config: TrainConfig) -> tuple[Metrics, list[Detections]]:
+    """Metrics and detections of a detector file on the cell's split."""
+    table = judged_table(cell, setting.data, setting.work)
+    loaded = load_detector(file, torch.device(resolve_device(config)))
+    if loaded.classes != table.classes:
+        raise ConfigError(f"{file} knows {', '.join(loaded.classes)}, but is judged by {', '.join(table.classes)}")
+    model: Detector = loaded.model
+    detections = Judge(table, loaded.image_size, batch=2 * (config.batch or 8), cache=0).detections(model)
+    return coco_metrics(table, detections), detections
+
+
+def facts(
+    cell: Cell,
+    setting: Setting,
+    job: Job,
+    data: CellData,
+    trials: int,
+    records: tuple[dict[str, Any], dict[str, Any]],
+    config: TrainConfig,
+) -> dict[str, Any]:
+    """What both rows of a cell share."""
+    device = resolve_device(config)
+    burn, own = records
+    commits = list(dict.fromkeys([*own["commits"], *burn["commits"], setting.provenance.commit]))
+    dirty = [c for c in commits if c.endswith("-dirty")]
+    saved = load_detector(setting.work / "runs" / f"{cell.run_name}-{job.config_id}").metadata["config"]
+    return {
+        "dataset": cell.dataset,
+        "percent": cell.percent,
+        "fold": cell.fold,
+        "seed": cell.seed,
+        "method": cell.method,
+        "variant": cell.variant,
+        "recipe": cell.recipe,
+        "split": cell.split,
+        "detector": saved["detector"],
+        "backbone": saved["backbone"],
+        "image_size": saved["image_size"],
+        "batch": saved["batch"],
+        "rate": saved["rate"],
+        "steps": saved["steps"],
+        "burn_in_steps": job.burn_in_steps,
+        "labeled_images": data.labeled,
+        "unlabeled_images": 0 if cell.method == "supervised" else data.pool,
+        "left_out": data.left_out,
+        "burn_in_ap": own["labels_alone"],
+        "trial": bool(setting.extra),
+        "trials": trials,
+        "seconds": round(burn["seconds"] + own["seconds"], 1),
+        "burn_in_seconds": round(burn["seconds"], 1),
+        "device": device,
+        "machine": machine(device),
+        "commit": dirty[0] if dirty else own["commits"][0],
+        "commits": commits,
+        "config_id": job.config_id,
+        "versions": versions(),
+        "time": now(),
+    }
+
+
+def make_row(common: dict[str, Any], metrics: Metrics, teacher: bool) -> rows.Row:
+    values = metrics.to_dict()
+    summary = {key: values.pop(key) for key in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")}
+    selection = "last teacher" if teacher else "last student"
+    judged = {"judged_images": values["images"], "judged_boxes": values["boxes"], "per_class": values["per_class"]}
+    return {**common, "teacher": teacher, "selection": selection, **summary, "ar100": values["ar100"], **judged}
+
+
+SCORES = ("teacher_ap", "teacher_ap50", "student_ap", "student_ap50")
+
+
+def curve(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The evaluations on dev while training, burn-in included."""
+    return [{"step": row["step"], **{k: round(row[k], 3) for k in SCORES}} for row in metrics if "teacher_ap" in row]
+
+
+def losses(metrics: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean of each weighted loss over the last tenth of the steps."""
+    tail = [row for row in metrics if row["step"] > 0.9 * metrics[-1]["step"]]
+    keys = [k for k in metrics[-1] if k.startswith(("sup_", "distill_", "scale_"))]
+    return {k: round(sum(row[k] for row in tail) / len(tail), 5) for k in keys if all(k in row for row in tail)}
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

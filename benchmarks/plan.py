@@ -1,0 +1,284 @@
+"""What is measured: cells, the variants of each method, recipes, and the settings that follow from them."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sedet.config import TrainConfig
+from sedet.errors import ConfigError
+from sedet.methods.teacher import ema_decay
+from sedet.settings import from_dict, to_dict
+
+HERE = Path(__file__).resolve().parent
+RECIPES = HERE / "recipes.yaml"
+
+DATASETS = ("coco-people", "bccd", "vehicles", "demo")
+SPLITS = ("dev", "val")
+"""dev: for everything that looks at scores while deciding. val: for the report, once a frozen configuration."""
+
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "supervised": {
+        "default": {},
+        "no-half": {"half_size": False},
+        "2x": {"length": 2},
+        "4x": {"length": 4},
+        "wallclock": {"length": "wallclock"},
+    },
+    "sed": {
+        "default": {},
+        "2x": {"length": 2},
+        # the ablation: each part away, each choice replaced
+        "no-scale": {"sed.scale": False},
+        "no-distill": {"sed.distill": False},
+        "reweight-foreground": {"sed.reweight": "foreground"},
+        "reweight-none": {"sed.reweight": "none"},
+        "no-reweight": {"sed.reweight": "none", "sed.normalizer": "count"},  # a plain mean over all regions
+        "smooth-l1": {"sed.box_loss": "smooth_l1"},
+        "no-box": {"sed.box_weight": 0.0},
+        **{f"hard-{t}": {"sed.targets": "hard", "sed.threshold": t} for t in (0.3, 0.4, 0.5, 0.6, 0.7)},
+        "no-half-labeled": {"half_size": False},
+    },
+}
+"""Settings of each variant over those of its method. ``length`` multiplies the updates after the burn-in;
+``wallclock`` takes as many as SED's time allows."""
+
+FIXED = {"guard": False, "patience": 0, "stop": None, "start": None}
+"""Never the best of several: what is judged is the last teacher."""
+
+NOT_NUMBERS = ("out", "start", "stop", "labeled", "unlabeled", "val", "images", "val_images")
+NOT_NUMBERS += ("device", "threads", "workers", "cache", "save_every")
+"""Settings that do not change what a training computes, and so are no part of a configuration's name."""
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One training to measure.
+
+    Attributes:
+        percent: labelled share of the pool; 100 is the ceiling. The demo has its own share, or 100.
+        fold: which images keep their labels (coco-people, bccd, vehicles).
+        seed: of the training; for the demo also of its scenes.
+        split: what the finished detector is judged on.
+    """
+
+    dataset: str
+    percent: float
+    fold: int
+    method: str
+    variant: str
+    seed: int
+    recipe: str
+    split: str = "dev"
+
+    def __post_init__(self) -> None:
+        for value, known, what in (
+            (self.dataset, DATASETS, "data set"),
+            (self.method, VARIANTS, "method"),
+            (self.split, SPLITS, "split"),
+        ):
+            if value not in known:
+                raise ConfigError(f"there is no {what} '{value}' in the benchmarks; use one of {', '.join(known)}")
+        if not 0 < self.percent <= 100:
+            raise ConfigError(f"percent must be above 0 and at most 100, not {self.percent:g}")
+
+    @property
+    def run_name(self) -> str:
+        """The training's name: the same whatever it is judged on."""
+        return f"{self.dataset}-{self.percent:g}-f{self.fold}-{self.method}-{self.variant}-s{self.seed}-{self.recipe}"
+
+    @property
+    def name(self) -> str:
+        return f"{self.run_name}-{self.split}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Frozen settings of a family of cells.
+
+    Attributes:
+        settings: TrainConfig overrides of all methods: they shape the shared burn-in too.
+        methods: overrides of one method, for what comes after the burn-in.
+        trials: how often each method was tried on dev before it was frozen.
+    """
+
+    name: str
+    about: str
+    settings: Mapping[str, Any]
+    methods: Mapping[str, Mapping[str, Any]]
+    trials: Mapping[str, int]
+
+
+def load_recipe(name: str, dataset: str, path: Path = RECIPES) -> Recipe:
+    """A recipe as it stands for one data set.
+
+    Raises:
+        ConfigError: there is no such recipe, or it has an unknown part.
+    """
+    recipes = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if name not in recipes:
+        raise ConfigError(f"there is no recipe '{name}' in {path.name}; it has {', '.join(recipes)}")
+    general = dict(recipes[name])
+    special = dict(general.pop("datasets", {}).get(dataset, {}))
+    for part in (general, special):
+        unknown = set(part) - {"about", "settings", "methods", "trials"}
+        if unknown:
+            raise ConfigError(f"{path.name}, recipe {name}: unknown part '{unknown.pop()}'")
+    methods = {
+        method: {**general.get("methods", {}).get(method, {}), **special.get("methods", {}).get(method, {})}
+        for method in VARIANTS
+    }
+    return Recipe(
+        name,
+        str(special.get("about", general.get("about", ""))),
+        {**general.get("settings", {}), **special.get("settings", {})},
+        methods,
+        {**dict.fromkeys(VARIANTS, 0), **general.get("trials", {}), **special.get("trials", {})},
+    )
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a cell's training reads: paths for TrainConfig, and a digest of what they hold."""
+
+    labeled: str
+    images: str
+    unlabeled: tuple[str, ...]
+    val: str
+    val_images: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """The two trainings of a cell: the burn-in, which cells share, and what follows it.
+
+    Attributes:
+        burn_in, config: complete settings but for out, start, stop and the machine's.
+        burn_in_steps: updates of the burn-in.
+        settings: what differs from the method's default, for the row.
+        config_id: names everything that the numbers depend on.
+    """
+
+    burn_in: TrainConfig
+    config: TrainConfig
+    burn_in_steps: int
+    settings: dict[str, Any]
+    burn_in_id: str
+    config_id: str
+
+
+def make_job(
+    cell: Cell, recipe: Recipe, inputs: Inputs, extra: Mapping[str, Any] | None = None, length: float | None = None
+) -> Job:
+    """The settings of a cell.
+
+    Args:
+        extra: settings of a variant that is not in VARIANTS (trials on dev).
+        length: updates after the burn-in as a multiple of the recipe's, for the variant ``wallclock``.
+
+    Raises:
+        ConfigError: an unknown variant or setting, or a recipe without the number of steps.
+    """
+    known = VARIANTS[cell.method]
+    if (cell.variant in known) == bool(extra):
+        raise ConfigError(
+            f"'{cell.variant}' is a variant of {cell.method} with settings of its own: give your --set another name"
+            if extra
+            else f"{cell.method} has no variant '{cell.variant}'; it has {', '.join(known)}"
+        )
+    changes = dict(extra or known[cell.variant])
+    times = changes.pop("length", 1)
+    if times == "wallclock":
+        if length is None:
+            raise ConfigError("the variant wallclock needs the rows of both defaults first")
+        times = length
+    given = {
+        "labeled": inputs.labeled,
+        "images": inputs.images,
+        "val": inputs.val,
+        "val_images": inputs.val_images,
+        "unlabeled": inputs.unlabeled if cell.method != "supervised" else (),
+    }
+    base = from_dict({**recipe.settings, **given, **FIXED, "seed": cell.seed})
+    if base.steps is None or base.batch is None or base.rate is None or base.image_size is None:
+        raise ConfigError(f"recipe {recipe.name}: steps, batch, rate and image_size must be written down")
+    burn = round((0.25 if base.burn_in is None else base.burn_in) * base.steps)
+    if not 0 < burn < base.steps:
+        raise ConfigError(f"recipe {recipe.name}: a burn-in of {burn} of {base.steps} steps leaves one part empty")
+
+    # What the burn-in depends on: not the methods' own settings, so that all methods share one. Without
+    # half-size labels SED still trains the level its half-size views need: then each has its own.
+    half_size = bool(changes.get("half_size", base.half_size))
+    shared = {**({"half_size": half_size} if not half_size else {}), "burn_in": burn / base.steps}
+    burn_in = from_dict(shared, replace(base, ema_decay=_decay(base, base.steps - burn)))
+    if half_size or cell.method == "supervised":
+        burn_in = replace(burn_in, method="supervised", unlabeled=())
+    else:
+        burn_in = from_dict({k: v for k, v in changes.items() if k == "sed.scale"}, replace(burn_in, method="sed"))
+
+    config = from_dict({**recipe.methods[cell.method], **changes}, replace(base, method=cell.method))
+    after = max(1, round(times * (base.steps - burn)))
+    period = config.eval_every or max(1, base.steps // 12)
+    config = replace(
+        config,
+        steps=burn + after,
+        burn_in=burn / (burn + after),
+        ramp=config.ramp * base.steps / (burn + after),
+        warmup=config.warmup * base.steps / (burn + after),
+        eval_every=max(1, round(period * (burn + after) / base.steps)),
+        # the twin and SED average over the same window
+        ema_decay=_decay(config, after),
+    )
+    settings = {**recipe.methods[cell.method], **changes, **({"length": times} if times != 1 else {})}
+    return Job(burn_in, config, burn, settings, identity(burn_in, inputs), identity(config, inputs, burn_in))
+
+
+def _decay(config: TrainConfig, after: int) -> float:
+    return ema_decay(10**9, after) if config.ema_decay is None else config.ema_decay
+
+
+def identity(config: TrainConfig, inputs: Inputs, burn_in: TrainConfig | None = None) -> str:
+    """Twelve hex digits that name a configuration together with its data (and the burn-in it starts from)."""
+
+    def numbers(c: TrainConfig) -> dict[str, Any]:
+        return {key: value for key, value in to_dict(c).items() if key not in NOT_NUMBERS}
+
+    parts = [numbers(config), None if burn_in is None else numbers(burn_in), inputs.digest]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+# --- lists of cells -----------------------------------------------------------------------------------------
+
+
+def expand(entry: Mapping[str, Any]) -> list[Cell]:
+    """The cells of a map whose values are single ones or lists: all combinations, the seed slowest."""
+    defaults = {"percent": 10, "fold": 1, "method": "sed", "variant": "default", "seed": 0, "recipe": "cpu"}
+    values = {**defaults, "split": "dev", **entry}
+    known = [f.name for f in fields(Cell)]
+    unknown = set(values) - set(known)
+    if unknown or "dataset" not in values:
+        raise ConfigError(f"a list of cells needs dataset, and may have {', '.join(known)}; not {unknown or entry}")
+    order = ["seed", "fold", *(k for k in known if k not in ("seed", "fold"))]
+    choices = [values[k] if isinstance(values[k], list | tuple) else [values[k]] for k in order]
+    types = {"percent": float, "fold": int, "seed": int}
+    return [
+        Cell(**{k: types.get(k, str)(v) for k, v in zip(order, combination, strict=True)})
+        for combination in itertools.product(*choices)
+    ]
+
+
+def load_cells(paths: Iterable[Path], changes: Mapping[str, Sequence[Any]] | None = None) -> list[Cell]:
+    """The cells of YAML files (lists of maps), each once, in order; ``changes`` replace values of each map."""
+    cells: list[Cell] = []
+    for path in paths:
+        for entry in yaml.safe_load(path.read_text(encoding="utf-8")):
+            cells += expand({**entry, **(changes or {})})
+    return list(dict.fromkeys(cells))

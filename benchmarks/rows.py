@@ -1,0 +1,118 @@
+"""Result files: one a cell, with a row for the teacher and one for the student. Written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.plan import Cell
+from sedet.data.write import write_text
+from sedet.detectors.regions import Detections
+from sedet.errors import ConfigError
+
+RESULTS = Path(__file__).resolve().parent / "results"
+OPENINGS = "val_openings.json"
+COMPARISONS = "comparisons.json"
+
+Row = dict[str, Any]
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """The result in a file, or None if there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(result["rows"], list)
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise ConfigError(f"{path} is no result of a cell ({type(error).__name__}): remove it") from error
+    return dict(result)
+
+
+def load_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """All results of clean trees, sorted by file name."""
+    results = []
+    for path in sorted(folder.glob("*.json")):
+        if path.name in (OPENINGS, COMPARISONS):
+            continue
+        result = read_result(path)
+        if result is not None and not result["rows"][0]["commit"].endswith("-dirty"):
+            results.append(result)
+    return results
+
+
+def load_rows(folder: Path = RESULTS) -> list[Row]:
+    return [row for result in load_results(folder) for row in result["rows"]]
+
+
+def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
+    """The rows whose fields have these values."""
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def best_variant(rows: Sequence[Row], **cell: Any) -> str | None:
+    """The variant of a method with the highest AP of the teacher on dev, mean over its seeds and folds.
+
+    This is how the strongest twin is chosen: on dev, never on what is reported. Trials (variants with settings
+    of their own) do not count.
+    """
+    found = [row for row in select(rows, **cell, split="dev", teacher=True) if not row["trial"]]
+    means = {
+        variant: float(np.mean([row["ap"] for row in found if row["variant"] == variant]))
+        for variant in sorted({row["variant"] for row in found})
+    }
+    return max(means, key=lambda v: (means[v], v == "default"), default=None)
+
+
+# --- openings of val ----------------------------------------------------------------------------------------
+
+
+def log_opening(folder: Path, entry: dict[str, Any]) -> None:
+    """Note that a cell's configuration is judged on val, before it is."""
+    openings = read_openings(folder)
+    write_json(folder / OPENINGS, [*openings, entry])
+
+
+def read_openings(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    path = folder / OPENINGS
+    return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
+
+
+# --- detections, kept for paired comparisons ----------------------------------------------------------------
+
+
+def detections_file(work: Path, cell: Cell, config_id: str, teacher: bool) -> Path:
+    return work / "detections" / f"{cell.name}-{config_id}-{'teacher' if teacher else 'student'}.npz"
+
+
+def save_detections(path: Path, detections: Sequence[Detections]) -> None:
+    """Boxes, scores and labels of every image, one after the other, compressed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            counts=np.array([len(d) for d in detections], dtype=np.int32),
+            boxes=torch.cat([d.boxes for d in detections]).numpy().astype(np.float32),
+            scores=torch.cat([d.scores for d in detections]).numpy().astype(np.float32),
+            labels=torch.cat([d.labels for d in detections]).numpy().astype(np.int16),
+        )
+    temporary.replace(path)
+
+
+def load_detections(path: Path) -> list[Detections]:
+    with np.load(path, allow_pickle=False) as saved:
+        counts = saved["counts"].tolist()
+        boxes = torch.from_numpy(saved["boxes"]).split(counts)
+        scores = torch.from_numpy(saved["scores"]).split(counts)
+        labels = torch.from_numpy(saved["labels"].astype(np.int64)).split(counts)
+    return [Detections(*parts) for parts in zip(boxes, scores, labels, strict=True)]

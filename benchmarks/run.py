@@ -1,0 +1,136 @@
+"""Measure cells: one of (data set, percent, fold, method, variant, seed), or a list of them.
+
+    python benchmarks/run.py --dataset coco-people --percent 10 --fold 1 --method sed --seed 0
+    python benchmarks/run.py --cells benchmarks/cells/coco-people.yaml
+    python benchmarks/run.py --dataset bccd --method supervised sed --seed 0 1 2 --list
+
+Finished cells are skipped, interrupted ones continue. Each writes its rows to benchmarks/results. The tree must be as
+committed. What is judged is dev; ``--split val`` opens val, once for each frozen configuration, with a ``--reason``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "src"))  # the code of this tree, whatever is installed
+
+import yaml
+
+from benchmarks.inputs import demo_percent
+from benchmarks.measure import Busy, Setting, measure
+from benchmarks.plan import RECIPES, Cell, expand, load_cells
+from benchmarks.provenance import provenance
+from benchmarks.rows import RESULTS
+from sedet.errors import ConfigError, SedetError
+
+KEYS = ("dataset", "percent", "fold", "method", "variant", "seed", "recipe", "split")
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = found.add_argument
+    add("--cells", nargs="+", type=Path, default=[], metavar="FILE", help="YAML lists of cells")
+    add("--dataset", nargs="+", help="coco-people, bccd, vehicles, demo")
+    add("--percent", nargs="+", type=float, help="labelled share of the pool; 100 is the ceiling (default 10)")
+    add("--fold", nargs="+", type=int, help="which images keep their labels (default 1)")
+    add("--method", nargs="+", help="supervised (the twin), sed")
+    add("--variant", nargs="+", help="see benchmarks/plan.py")
+    add("--seed", nargs="+", type=int, help="of the training; for the demo of its scenes too (default 0)")
+    add("--recipe", nargs="+", help="of benchmarks/recipes.yaml (default cpu)")
+    add("--split", nargs="+", help="dev (default), or val")
+    add("--reason", default="", help="why val is opened; logged")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="a variant of your own, on dev")
+    add("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the data sets")
+    add("--work", type=Path, default=ROOT / "runs" / "benchmarks", help="runs and detections")
+    add("--results", type=Path, default=RESULTS, help="folder of the rows")
+    add("--recipes", type=Path, default=RECIPES, help="file of the recipes")
+    add("--device", default="auto")
+    add("--threads", type=int, help="CPU threads")
+    add("--workers", type=int, help="processes that load images")
+    add("--minutes", type=float, help="begin no further cell after this time")
+    add("--list", action="store_true", help="only say which cells are done")
+    add("--replace", action="store_true", help="measure again what has a row of other settings")
+    add("--allow-dirty", action="store_true", help="run from a changed tree; the rows are not for tables")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        cells = chosen(options)
+        if options.list:
+            for cell in cells:
+                print("done   " if (options.results / f"{cell.name}.json").is_file() else "missing", cell.name)
+            return 0
+        return work_through(cells, setting(options), options.minutes)
+    except SedetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def chosen(options: argparse.Namespace) -> list[Cell]:
+    """The cells that the flags ask for: those of the lists, with the flags' values in place of theirs."""
+    given = {key: getattr(options, key) for key in KEYS if getattr(options, key) is not None}
+    if options.cells:
+        return load_cells(options.cells, given)
+    if "dataset" not in given:
+        raise ConfigError("say which cells: --dataset NAME, or --cells FILE")
+    cells: list[Cell] = []
+    for dataset in given["dataset"]:
+        usual = {"percent": demo_percent({"labeled": 24, "unlabeled": 400}), "fold": 0} if dataset == "demo" else {}
+        cells += expand({**usual, **given, "dataset": dataset})
+    return list(dict.fromkeys(cells))
+
+
+def setting(options: argparse.Namespace) -> Setting:
+    data = options.data.resolve()
+    extra: dict[str, Any] = {}
+    for text in options.set:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise ConfigError(f"--set takes KEY=VALUE, not '{text}'")
+        extra[key] = yaml.safe_load(value)
+    on_machine = {"device": options.device, "threads": options.threads, "workers": options.workers}
+    return Setting(
+        data=data,
+        work=options.work.resolve(),
+        results=options.results.resolve(),
+        provenance=provenance(data, options.allow_dirty),
+        recipes=options.recipes,
+        reason=options.reason,
+        replace_rows=options.replace,
+        extra=extra,
+        on_machine=on_machine,
+    )
+
+
+def work_through(cells: Sequence[Cell], where: Setting, minutes: float | None) -> int:
+    """Measure cells in order; what fails is named and the rest goes on. 0 if none failed."""
+    started, failed = time.monotonic(), 0
+    for number, cell in enumerate(cells, start=1):
+        if minutes is not None and time.monotonic() - started > 60 * minutes:
+            print(f"time is up: {len(cells) - number + 1} of {len(cells)} cells left for the same command")
+            break
+        print(f"[{number}/{len(cells)}] {cell.name}", flush=True)
+        try:
+            print(measure(cell, where), flush=True)
+        except Busy as busy:
+            print(f"left out: {busy}", flush=True)
+        except SedetError as error:
+            failed += 1
+            print(f"error: {cell.name}: {error}", file=sys.stderr, flush=True)
+    return 2 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
