@@ -1,0 +1,359 @@
+"""One SED step as a whole: which forwards, which losses, which gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sedet.config import SEDConfig
+from sedet.data.batch import Batch, Targets, pixels
+from sedet.detectors.fcos import grid_points
+from sedet.detectors.regions import FULL_LEVELS, HALF_LEVELS, Detections, Regions
+from sedet.methods.method import Progress
+from sedet.methods.sed import PARTS, SED, distillation, pseudo_labels, teacher_target
+from sedet.methods.supervised import Supervised
+from tests import tiny
+
+BURN_IN, AFTER = Progress(3, 5, 10), Progress(100, 5, 10)
+OFF = replace(SEDConfig(), distill=False, scale=False, reweight="none")
+KEYS = [f"{view}_{part}" for view in ("sup", "distill", "scale") for part in PARTS]
+SIZES = [(64, 48), (40, 64)]
+
+
+def labeled(count: int = 2) -> Batch:
+    rows = [tiny.targets((0, 4, 4, 40, 36), (2, 20, 8, 60, 40)), tiny.targets((1, 2, 10, 30, 50))]
+    return tiny.batch((SIZES * count)[:count], seed=1, labels=(rows * count)[:count])
+
+
+def unlabeled(erased: list[list[list[float]]] | None = None) -> Batch:
+    return tiny.batch(SIZES, seed=2, erased=erased or [[[8, 8, 40, 30]], []])
+
+
+class Cells(nn.Module):
+    """A detector that is exactly scale-equivalent: each region answers with the mean colour of its own cell."""
+
+    def __init__(self, seed: int = 0, quality: bool = True) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(seed)
+        self.mix = nn.Parameter(torch.randn(3, 8, generator=draw, dtype=torch.float64))
+        self.quality = quality
+        self.calls: list[tuple[tuple[int, ...], tuple[int, ...], bool]] = []
+        self.disturb: Any = None
+
+    def forward(self, images: Tensor, content: Tensor, levels: Sequence[int] = FULL_LEVELS) -> Regions:
+        self.calls.append((tuple(images.shape), tuple(levels), torch.is_grad_enabled()))
+        rows, points, strides = [], [], []
+        for level in levels:
+            cells = F.avg_pool2d(images.double(), 2**level, ceil_mode=True, count_include_pad=False)
+            rows.append(cells.flatten(2).transpose(1, 2))
+            grid = grid_points(*cells.shape[-2:], float(2**level), images.device)
+            points.append(grid)
+            strides.append(torch.full((len(grid),), float(2**level)))
+        answers = torch.cat(rows, dim=1) @ self.mix * 4
+        centers, sizes = torch.cat(points).double(), torch.cat(strides).double()
+        sides = F.softplus(answers[..., 3:7]) * sizes[:, None]
+        regions = Regions(
+            answers[..., :3],
+            torch.cat([centers - sides[..., :2], centers + sides[..., 2:]], dim=-1),
+            answers[..., 7] if self.quality else None,
+            centers,
+            sizes,
+            (centers[None] < content[:, None]).all(dim=-1),
+        )
+        return regions if self.disturb is None else self.disturb(regions, levels)
+
+    def loss(self, regions: Regions, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        wanted = regions.boxes.new_tensor([float(t.boxes.sum()) for t in targets])
+        term = (regions.boxes.mean(dim=(1, 2)) - wanted).square().mean()
+        return {"class": regions.logits.square().mean(), "box": term, "quality": regions.logits.mean() * 0}
+
+    def detect(self, regions: Regions, content: Tensor, score_threshold: float) -> list[Detections]:
+        return [
+            Detections(boxes[:2].float(), torch.tensor([0.9, 0.8]), torch.tensor([0, 1])) for boxes in regions.boxes
+        ]
+
+
+def equal_views(erased: list[list[list[float]]] | None = None) -> Batch:
+    """Blocks of 2x2 equal pixels, strong as weak, so that the half view's cells have exactly the same means."""
+    batch = tiny.batch([(64, 48), (40, 64)], seed=4, erased=erased or [[[0, 0, 20, 20]], []])
+    weak = batch.weak
+    assert weak is not None
+    weak = weak[..., ::2, ::2].repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+    return replace(batch, weak=weak, strong=weak, half=weak[..., ::2, ::2])
+
+
+def step(
+    config: SEDConfig, student: Any, teacher: Any, more: Batch | None, where: Progress = AFTER, **options: Any
+) -> dict[str, Tensor]:
+    given = options.pop("labeled", None) or labeled()
+    return SED(config, **options).losses(student, teacher, given, more, where)
+
+
+# --- keys and the supervised twin -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("half_size", [True, False])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SEDConfig(),
+        SEDConfig(distill=False),
+        SEDConfig(scale=False),
+        SEDConfig(reweight="foreground"),
+        SEDConfig(targets="hard"),
+        SEDConfig(quality_weight=0.0),
+        OFF,
+    ],
+    ids=["default", "no distill", "no scale", "foreground", "hard", "no quality", "off"],
+)
+def test_keys_never_change(config: SEDConfig, half_size: bool) -> None:
+    for quality in (True, False):
+        student, teacher = Cells(0, quality), Cells(1, quality)
+        for where, more in (
+            (BURN_IN, None),
+            (BURN_IN, unlabeled()),
+            (Progress(5, 5, 10), unlabeled()),
+            (AFTER, unlabeled()),
+        ):
+            losses = step(config, student, teacher, more, where, half_size=half_size)
+            assert list(losses) == KEYS
+            assert all(value.shape == () and value.isfinite() for value in losses.values())
+            if where is BURN_IN:
+                assert all(losses[key].item() == 0.0 for key in KEYS[3:])
+
+
+@pytest.mark.parametrize("half_size", [True, False])
+def test_all_parts_off_equals_supervised_bit_for_bit(half_size: bool) -> None:
+    student, teacher = tiny.detector(seed=0, confident=True), tiny.detector(seed=1, confident=True)
+    want = Supervised(half_size).losses(student, teacher, labeled(), None, AFTER)
+    assert all(value.item() > 0 for value in want.values())
+    for config, where in ((OFF, AFTER), (SEDConfig(), BURN_IN)):
+        got = step(config, student, teacher, unlabeled(), where, half_size=half_size)
+        assert {key: got[key].item() for key in want} == {key: value.item() for key, value in want.items()}
+        assert all(got[key].item() == 0.0 for key in got if key not in want)
+
+
+def test_parts_on_differ_from_supervised() -> None:
+    """The check above could not fail if the unlabelled losses were always zero."""
+    student, teacher = tiny.detector(seed=0, confident=True), tiny.detector(seed=1, confident=True)
+    losses = step(SEDConfig(), student, teacher, unlabeled())
+    assert all(losses[key].item() > 0 for key in KEYS)
+
+
+def test_sharing_a_forward_changes_no_labelled_loss() -> None:
+    student, teacher = tiny.detector(seed=0, confident=True), tiny.detector(seed=1)
+    alone = Supervised().losses(student, teacher, labeled(), None, AFTER)
+    shared = step(SEDConfig(), student, teacher, unlabeled())
+    for key, value in alone.items():
+        assert shared[key].item() == pytest.approx(value.item(), rel=1e-4)
+
+
+def test_supervised_is_the_mean_of_both_sizes_with_boxes_halved() -> None:
+    student = Cells()
+    batch = labeled()
+    assert batch.targets is not None
+    full = student.loss(student(pixels(batch.strong), batch.content), batch.targets)
+    small = [Targets(t.boxes / 2, t.labels, t.ignore / 2) for t in batch.targets]
+    half = student.loss(student(pixels(batch.half), batch.content // 2, HALF_LEVELS), small)
+    got = Supervised().losses(student, student, batch, None, AFTER)  # type: ignore[arg-type]
+    for key in full:
+        assert got[f"sup_{key}"].item() == pytest.approx((full[key].item() + half[key].item()) / 2)
+    got = Supervised(half_size=False).losses(student, student, batch, None, AFTER)  # type: ignore[arg-type]
+    assert got["sup_box"].item() == pytest.approx(full["box"].item())
+
+
+# --- the unlabelled losses ---------------------------------------------------------------------------------------
+
+
+def test_an_exactly_scale_equivalent_detector_loses_nothing() -> None:
+    student = Cells()
+    losses = step(SEDConfig(reweight="none"), student, student, equal_views())
+    assert all(losses[key].abs().item() < 1e-6 for key in KEYS[3:])
+
+
+def test_scale_loss_of_an_equivalent_detector_is_the_distillation_loss() -> None:
+    """Teacher and student differ, but the half view shows just what the full view does."""
+    for config in (SEDConfig(), SEDConfig(box_loss="smooth_l1", reweight="foreground", normalizer="count")):
+        losses = step(config, Cells(0), Cells(1), equal_views())
+        for part in PARTS:
+            assert losses[f"scale_{part}"].item() == pytest.approx(losses[f"distill_{part}"].item(), rel=1e-9)
+            assert losses[f"scale_{part}"].item() > 1e-3
+
+
+def test_a_detector_that_is_not_equivalent_loses() -> None:
+    def absolute(regions: Regions, levels: Sequence[int]) -> Regions:
+        """Sides in pixels of the view, whatever its size."""
+        sides = torch.full_like(regions.boxes[..., :2], 10.0)
+        return replace(regions, boxes=torch.cat([regions.points - sides, regions.points + sides], dim=-1))
+
+    student = Cells()
+    student.disturb = absolute
+    losses = step(SEDConfig(), student, student, equal_views())
+    assert losses["distill_box"].abs().item() < 1e-9 and losses["scale_box"].item() > 0.1
+
+
+@pytest.mark.parametrize("where", [Progress(5, 5, 10), Progress(9, 5, 10), AFTER])
+def test_weights_of_the_parts(where: Progress) -> None:
+    """weight x ramp x part, and the half view's scale_weight on top."""
+    config = SEDConfig(
+        weight=3.0, scale_weight=0.5, class_weight=2.0, box_weight=0.7, quality_weight=0.3, temperature=0.8
+    )
+    student, teacher, batch = Cells(0), Cells(1), unlabeled()
+    losses = step(config, student, teacher, batch, where)
+    assert batch.weak is not None
+    target = teacher_target(teacher(pixels(batch.weak), batch.content), batch, 0.7, 0.8)  # type: ignore[arg-type]
+    full = distillation(target, student(pixels(batch.strong), batch.content), 1.0, config)
+    half = distillation(target, student(pixels(batch.half), batch.content // 2, HALF_LEVELS), 2.0, config)
+    ramp = min(1.0, (where.step - 4) / 10)
+    for part, weight in zip(PARTS, (2.0, 0.7, 0.3), strict=True):
+        assert losses[f"distill_{part}"].item() == pytest.approx(3.0 * ramp * weight * full[part].item(), rel=1e-9)
+        assert losses[f"scale_{part}"].item() == pytest.approx(1.5 * ramp * weight * half[part].item(), rel=1e-9)
+        assert full[part].item() > 0
+
+
+@pytest.mark.parametrize("half_size", [True, False])
+def test_each_part_alone_is_what_it_is_beside_the_other(half_size: bool) -> None:
+    both = step(SEDConfig(), Cells(0), Cells(1), unlabeled(), half_size=half_size)
+    first = step(SEDConfig(scale=False), Cells(0), Cells(1), unlabeled(), half_size=half_size)
+    second = step(SEDConfig(distill=False), Cells(0), Cells(1), unlabeled(), half_size=half_size)
+    for part in PARTS:
+        assert first[f"distill_{part}"].item() == pytest.approx(both[f"distill_{part}"].item(), rel=1e-12)
+        assert second[f"scale_{part}"].item() == pytest.approx(both[f"scale_{part}"].item(), rel=1e-12)
+        assert first[f"scale_{part}"].item() == second[f"distill_{part}"].item() == 0.0
+
+
+def test_forwards_are_shared_and_the_teacher_sees_the_weak_view_without_gradients() -> None:
+    student, teacher, batch = Cells(0), Cells(1), unlabeled()
+    step(SEDConfig(), student, teacher, batch)
+    assert student.calls == [((4, 3, 64, 64), FULL_LEVELS, True), ((4, 3, 32, 32), HALF_LEVELS, True)]
+    assert teacher.calls == [((2, 3, 64, 64), FULL_LEVELS, False)]
+    # what the losses are worked out from is the weak view, not the strong one
+    other = step(SEDConfig(), student, teacher, replace(batch, weak=batch.strong))
+    assert other["distill_class"].item() != step(SEDConfig(), student, teacher, batch)["distill_class"].item()
+    for config, where in ((OFF, AFTER), (SEDConfig(), BURN_IN), (SEDConfig(weight=0.0), AFTER)):
+        student.calls, teacher.calls = [], []
+        step(config, student, teacher, unlabeled(), where)
+        assert [call[0][0] for call in student.calls] == [2, 2] and not teacher.calls
+
+
+def test_no_gradient_reaches_the_teacher() -> None:
+    for config in (SEDConfig(), SEDConfig(targets="hard", threshold=0.01)):
+        student, teacher = tiny.detector(seed=0, confident=True), tiny.detector(seed=1, confident=True)
+        losses = step(config, student, teacher, unlabeled())
+        sum(losses[key] for key in KEYS[3:]).backward()  # type: ignore[union-attr]
+        assert all(p.requires_grad and p.grad is None for p in teacher.parameters())
+        assert sum(float(p.grad.abs().sum()) for p in student.parameters() if p.grad is not None) > 0
+
+
+def test_padding_and_erased_places_change_no_loss() -> None:
+    """Whatever the student answers there; the teacher's answers in padding change nothing either."""
+    erased = [[[10.0, 6.0, 50.0, 40.0]], [[0.0, 0.0, 30.0, 50.0], [20.0, 30.0, 40.0, 64.0]]]
+    given, more = labeled(), unlabeled(erased)
+    plain = step(SEDConfig(), Cells(0), Cells(1), more, labeled=given)
+    teacher = Cells(1)
+    assert more.weak is not None
+    target = teacher_target(teacher(pixels(more.weak), more.content), more, 0.7)  # type: ignore[arg-type]
+    assert 0 < target.mask.sum() < Cells()(pixels(more.weak), more.content).valid.sum()
+
+    def elsewhere(regions: Regions, levels: Sequence[int]) -> Regions:
+        hidden = ~torch.cat([regions.valid[:2], target.mask])  # labelled images keep all that is valid
+        noise = torch.where(hidden, 37.0, 0.0)
+        assert regions.quality is not None
+        return replace(
+            regions,
+            logits=regions.logits + noise[..., None],
+            boxes=regions.boxes - noise[..., None] * torch.tensor([1.0, 2.0, -1.0, 3.0]),
+            quality=regions.quality - noise,
+        )
+
+    def padding(regions: Regions, levels: Sequence[int]) -> Regions:
+        noise = torch.where(regions.valid, 0.0, 37.0)
+        return replace(regions, logits=regions.logits + noise[..., None], boxes=regions.boxes + noise[..., None])
+
+    student = Cells(0)
+    student.disturb, teacher.disturb = elsewhere, padding
+    noisy = step(SEDConfig(), student, teacher, more, labeled=given)
+    for key in KEYS[3:]:
+        assert noisy[key].item() == plain[key].item(), key
+    student.disturb = lambda regions, levels: replace(regions, logits=regions.logits + 0.1)
+    assert (
+        step(SEDConfig(), student, teacher, more, labeled=given)["distill_class"].item()
+        != plain["distill_class"].item()
+    )
+
+
+def test_a_wholly_erased_image_teaches_nothing() -> None:
+    losses = step(SEDConfig(), Cells(0), Cells(1), unlabeled([[[0, 0, 64, 64]], [[0, 0, 64, 64]]]))
+    assert all(losses[key].item() == 0.0 for key in KEYS[3:])
+
+
+# --- hard labels -------------------------------------------------------------------------------------------------
+
+
+def test_hard_labels_train_both_views_as_labels_do() -> None:
+    config = SEDConfig(targets="hard", threshold=0.3, weight=2.0, scale_weight=0.5)
+    student, teacher, batch = Cells(0), Cells(1), unlabeled([[[0, 0, 4, 4]], []])
+    losses = step(config, student, teacher, batch)
+    assert batch.weak is not None
+    answer = teacher(pixels(batch.weak), batch.content)
+    found = pseudo_labels(teacher, answer, batch, 0.3, 0.7)  # type: ignore[arg-type]
+    assert all(len(t.labels) + len(t.ignore) == 2 for t in found)
+    full = student.loss(student(pixels(batch.strong), batch.content), found)
+    half = student.loss(student(pixels(batch.half), batch.content // 2, HALF_LEVELS), [t.halved() for t in found])
+    for part in PARTS:
+        assert losses[f"distill_{part}"].item() == pytest.approx(2 * full[part].item())
+        assert losses[f"scale_{part}"].item() == pytest.approx(half[part].item())
+
+
+# --- odd batches, with the real detector ---------------------------------------------------------------------------
+
+EMPTY = tiny.targets()
+ODD = {
+    "no objects": (3, [EMPTY, EMPTY]),
+    "one image": (3, [tiny.targets((0, 4, 4, 40, 36))]),
+    "one image without objects": (3, [EMPTY]),
+    "one class": (1, [tiny.targets((0, 4, 4, 40, 36)), EMPTY]),
+    "smaller than a pixel": (3, [tiny.targets((0, 10.2, 10.2, 10.6, 10.9)), EMPTY]),
+    "at the border": (3, [tiny.targets((0, 0, 0, 64, 48), (1, 60, 0, 64, 5)), tiny.targets((1, 0, 58, 40, 64))]),
+    "without area": (3, [tiny.targets((0, 12, 12, 12, 30), (1, 5, 5, 5, 5)), EMPTY]),
+    "only ignored": (3, [tiny.targets(ignore=[[0, 0, 64, 64]]), tiny.targets(ignore=[[0, 0, 64, 64]])]),
+    "one on another": (3, [tiny.targets((0, 4, 4, 40, 36), (1, 4, 4, 40, 36)), EMPTY]),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("targets", ["soft", "hard"])
+def test_odd_batches_give_finite_losses_and_gradients(name: str, targets: Any) -> None:
+    classes, rows = ODD[name]
+    student, teacher = tiny.detector(classes, seed=0), tiny.detector(classes, seed=1)
+    given = tiny.batch(SIZES[: len(rows)], seed=1, labels=rows)
+    more = tiny.batch(SIZES[: len(rows)], seed=2, erased=[[[0, 0, 64, 64]], []][: len(rows)])
+    losses = step(SEDConfig(targets=targets), student, teacher, more, labeled=given)
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(value.isfinite() and value >= 0 for value in losses.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in student.parameters())
+
+
+@pytest.mark.parametrize("logit", [-30.0, 30.0])
+def test_a_teacher_that_is_sure_of_all_or_nothing(logit: float) -> None:
+    """All background, or objects everywhere: nothing overflows."""
+    student, teacher = Cells(0), Cells(1)
+    teacher.disturb = lambda r, _: replace(r, logits=torch.full_like(r.logits, logit))
+    student.disturb = lambda r, _: replace(r, logits=r.logits * 0 - logit)
+    for config in (SEDConfig(), SEDConfig(reweight="foreground", normalizer="weights", box_loss="smooth_l1")):
+        losses = step(config, student, teacher, unlabeled())
+        torch.stack(list(losses.values())).sum().backward()
+        assert all(value.isfinite() for value in losses.values())
+        assert student.mix.grad is not None and student.mix.grad.isfinite().all()
+
+
+def test_ramp() -> None:
+    assert [Progress(s, 4, 4).unlabeled_weight for s in range(10)] == [0, 0, 0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
+    assert Progress(0, 0, 1).unlabeled_weight == 1.0
+    assert [Progress(s, 2, 0).unlabeled_weight for s in (1, 2)] == [0.0, 1.0]
