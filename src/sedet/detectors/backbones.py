@@ -209,8 +209,12 @@ def _normalisation(name: str, source: str) -> tuple[tuple[float, ...], tuple[flo
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with 32 groups, or the largest number that divides the channels."""
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+    """GroupNorm with 32 groups, or the largest number that divides the channels, of at least two channels each.
+
+    A group of one channel would wipe out maps of a single cell (P7 of a small image), and fail on one image.
+    """
+    groups = math.gcd(32, channels)
+    return nn.GroupNorm(max(1, channels // 4) if groups == channels else groups, channels)
 
 
 def _group_norms(module: nn.Module) -> None:
