@@ -18,8 +18,10 @@ from sedet.data.formats import align_classes, read_table
 from sedet.data.split import split_table
 from sedet.data.table import AnnotationTable
 from sedet.data.write import write_coco, write_text
-from sedet.demo.scenes import VERSION, draw_scenes
+from sedet.demo.scenes import VERSION, DemoData, draw_scenes
+from sedet.demo.settings import AREA_RANGES, SCENES
 from sedet.errors import ConfigError
+from sedet.evaluation.coco import COCO_AREA_RANGES
 
 COCO_PEOPLE = (
     "person, bicycle, car, motorcycle, bus, train, truck, boat, horse, dog, umbrella, skis, skateboard, surfboard, "
@@ -46,11 +48,15 @@ class Source:
 
 SOURCES = {
     "coco-people": Source(
-        *((f"coco-people/instances_{part}.json", f"coco-people/{part}") for part in ("pool", "dev", "val")),
-        classes=tuple(COCO_PEOPLE.split(", ")),
+        ("coco-people/instances_pool.json", "coco-people/pool"),
+        ("coco-people/instances_dev.json", "coco-people/dev"),
+        ("coco-people/instances_val.json", "coco-people/val"),
+        tuple(COCO_PEOPLE.split(", ")),
     ),
     "bccd": Source(("bccd:train", None), ("bccd:val", None), ("bccd:test", None)),
-    "vehicles": Source(*((f"vehicles/data.yaml:{part}", None) for part in ("train", "val", "test"))),
+    "vehicles": Source(
+        ("vehicles/data.yaml:train", None), ("vehicles/data.yaml:val", None), ("vehicles/data.yaml:test", None)
+    ),
 }
 
 
@@ -99,12 +105,11 @@ def cell_data(cell: Cell, data: Path, work: Path) -> CellData:
 
 
 def _demo_data(cell: Cell, work: Path) -> CellData:
-    scenes = draw_scenes(work / "data" / f"demo-v{VERSION}-s{cell.seed}", seed=cell.seed)
+    scenes = _demo_scenes(cell, work)
     ceiling = cell.percent == 100
     labeled = scenes.all_json if ceiling else scenes.labeled_json
-    share = demo_percent(scenes.images)
-    if not ceiling and cell.percent != share:
-        raise ConfigError(f"the demo's labelled share is {share:g} % (or 100, the ceiling), not {cell.percent:g}")
+    if not ceiling and cell.percent != demo_percent():
+        raise ConfigError(f"the demo labels {demo_percent():g} % (or 100, the ceiling), not {cell.percent:g}")
     digest = hashlib.sha256(labeled.read_bytes() + scenes.val_json.read_bytes()).hexdigest()
     root = str(scenes.root)
     inputs = Inputs(str(labeled), root, (str(scenes.unlabeled_dir),), str(scenes.val_json), root, digest)
@@ -112,9 +117,20 @@ def _demo_data(cell: Cell, work: Path) -> CellData:
     return CellData(inputs, few + many if ceiling else few, many, 0)
 
 
-def demo_percent(images: dict[str, int]) -> float:
+def _demo_scenes(cell: Cell, work: Path) -> DemoData:
+    folder = work / "data" / f"demo-v{VERSION}-s{cell.seed}"
+    s = SCENES
+    return draw_scenes(folder, seed=cell.seed, labeled=s.labeled, unlabeled=s.unlabeled, val=s.val, size=s.size)
+
+
+def demo_percent() -> float:
     """The demo's labelled share of labelled and unlabelled images, percent."""
-    return round(100 * images["labeled"] / (images["labeled"] + images["unlabeled"]), 1)
+    return round(100 * SCENES.labeled / (SCENES.labeled + SCENES.unlabeled), 1)
+
+
+def area_ranges(dataset: str) -> tuple[float, float]:
+    """Sides, pixels, that part small, medium and large objects: COCO's, but for the demo's small pictures."""
+    return AREA_RANGES if dataset == "demo" else COCO_AREA_RANGES
 
 
 def judged_table(cell: Cell, data: Path, work: Path) -> AnnotationTable:
@@ -123,7 +139,7 @@ def judged_table(cell: Cell, data: Path, work: Path) -> AnnotationTable:
     The demo has one set to judge by; it stands for both splits.
     """
     if cell.dataset == "demo":
-        scenes = draw_scenes(work / "data" / f"demo-v{VERSION}-s{cell.seed}", seed=cell.seed)
+        scenes = _demo_scenes(cell, work)
         return align_classes(read_table(scenes.val_json, scenes.root, "val"), scenes.classes)
     return original_size(part_table(cell.dataset, cell.split, data), data)
 

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from benchmarks import rows
-from benchmarks.inputs import CellData, cell_data, judged_table
-from benchmarks.plan import Cell, Job, load_recipe, make_job
+from benchmarks.inputs import CellData, area_ranges, cell_data, judged_table
+from benchmarks.plan import PLACES, Cell, Job, load_recipe, make_job
 from benchmarks.provenance import Provenance, machine, versions
 from sedet.config import TrainConfig
 from sedet.detectors.build import Detector
@@ -119,9 +119,6 @@ def measure(cell: Cell, setting: Setting) -> str:
     return f"{cell.name}: teacher AP {teacher_ap:.2f}, student AP {student_ap:.2f}, {common['seconds']:.0f} s"
 
 
-PLACES = ("out", "start", "stop", "labeled", "unlabeled", "val", "images", "val_images")
-
-
 def refuse(cell: Cell, setting: Setting) -> None:
     """What the rules of evidence forbid."""
     if cell.split == "val":
@@ -150,7 +147,7 @@ def wallclock_length(cell: Cell, setting: Setting) -> float:
                 break
     if len(after) < 2:
         raise ConfigError(f"{cell.name} needs the rows of sed and supervised, variant default, first")
-    return round(after[0] / after[1], 2)
+    return float(round(after[0] / after[1], 2))
 
 
 # --- runs ---------------------------------------------------------------------------------------------------
@@ -223,7 +220,7 @@ def judge_model(cell: Cell, setting: Setting, file: Path, config: TrainConfig) -
         raise ConfigError(f"{file} knows {', '.join(loaded.classes)}, but is judged by {', '.join(table.classes)}")
     model: Detector = loaded.model
     detections = Judge(table, loaded.image_size, batch=2 * (config.batch or 8), cache=0).detections(model)
-    return coco_metrics(table, detections), detections
+    return coco_metrics(table, detections, area_ranges=area_ranges(cell.dataset)), detections
 
 
 def facts(

@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 
 from sedet.config import TrainConfig
+from sedet.demo.scenes import DemoData
+from sedet.demo.settings import demo_config
 from sedet.errors import ConfigError
 from sedet.methods.teacher import ema_decay
 from sedet.settings import from_dict, to_dict
@@ -53,8 +55,10 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 FIXED = {"guard": False, "patience": 0, "stop": None, "start": None}
 """Never the best of several: what is judged is the last teacher."""
 
-NOT_NUMBERS = ("out", "start", "stop", "labeled", "unlabeled", "val", "images", "val_images")
-NOT_NUMBERS += ("device", "threads", "workers", "cache", "save_every")
+PLACES = ("out", "start", "stop", "labeled", "unlabeled", "val", "images", "val_images")
+"""Settings that say where things are."""
+
+NOT_NUMBERS = (*PLACES, "device", "threads", "workers", "cache", "save_every")
 """Settings that do not change what a training computes, and so are no part of a configuration's name."""
 
 
@@ -122,9 +126,11 @@ def load_recipe(name: str, dataset: str, path: Path = RECIPES) -> Recipe:
     Raises:
         ConfigError: there is no such recipe, or it has an unknown part.
     """
+    if name == "demo":
+        return demo_recipe()
     recipes = yaml.safe_load(path.read_text(encoding="utf-8"))
     if name not in recipes:
-        raise ConfigError(f"there is no recipe '{name}' in {path.name}; it has {', '.join(recipes)}")
+        raise ConfigError(f"there is no recipe '{name}' in {path.name}; it has demo, {', '.join(recipes)}")
     general = dict(recipes[name])
     special = dict(general.pop("datasets", {}).get(dataset, {}))
     for part in (general, special):
@@ -142,6 +148,14 @@ def load_recipe(name: str, dataset: str, path: Path = RECIPES) -> Recipe:
         methods,
         {**dict.fromkeys(VARIANTS, 0), **general.get("trials", {}), **special.get("trials", {})},
     )
+
+
+def demo_recipe() -> Recipe:
+    """The settings of ``sedet demo`` itself."""
+    empty = DemoData(Path(), Path(), Path(), Path(), Path(), (), {}, {})
+    config = to_dict(demo_config(empty, seed=0, fast=False))
+    settings = {key: value for key, value in config.items() if key not in (*NOT_NUMBERS, "method", "seed", *FIXED)}
+    return Recipe("demo", "the settings of sedet demo", settings, {m: {} for m in VARIANTS}, dict.fromkeys(VARIANTS, 0))
 
 
 @dataclass(frozen=True)
@@ -208,8 +222,8 @@ def make_job(
         "unlabeled": inputs.unlabeled if cell.method != "supervised" else (),
     }
     base = from_dict({**recipe.settings, **given, **FIXED, "seed": cell.seed})
-    if base.steps is None or base.batch is None or base.rate is None or base.image_size is None:
-        raise ConfigError(f"recipe {recipe.name}: steps, batch, rate and image_size must be written down")
+    if base.steps is None or base.batch is None or base.image_size is None:
+        raise ConfigError(f"recipe {recipe.name}: steps, batch and image_size must be written down")
     burn = round((0.25 if base.burn_in is None else base.burn_in) * base.steps)
     if not 0 < burn < base.steps:
         raise ConfigError(f"recipe {recipe.name}: a burn-in of {burn} of {base.steps} steps leaves one part empty")
@@ -224,7 +238,7 @@ def make_job(
     else:
         burn_in = from_dict({k: v for k, v in changes.items() if k == "sed.scale"}, replace(burn_in, method="sed"))
 
-    config = from_dict({**recipe.methods[cell.method], **changes}, replace(base, method=cell.method))
+    config = from_dict({**recipe.methods[cell.method], **changes, "method": cell.method}, base)
     after = max(1, round(times * (base.steps - burn)))
     period = config.eval_every or max(1, base.steps // 12)
     config = replace(

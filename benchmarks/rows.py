@@ -112,7 +112,6 @@ def save_detections(path: Path, detections: Sequence[Detections]) -> None:
 def load_detections(path: Path) -> list[Detections]:
     with np.load(path, allow_pickle=False) as saved:
         counts = saved["counts"].tolist()
-        boxes = torch.from_numpy(saved["boxes"]).split(counts)
-        scores = torch.from_numpy(saved["scores"]).split(counts)
-        labels = torch.from_numpy(saved["labels"].astype(np.int64)).split(counts)
+        arrays = saved["boxes"], saved["scores"], saved["labels"].astype(np.int64)
+        boxes, scores, labels = (torch.split(torch.from_numpy(a), counts) for a in arrays)
     return [Detections(*parts) for parts in zip(boxes, scores, labels, strict=True)]

@@ -17,16 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "src"))  # the code of this tree, whatever is installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # this tree's code, whatever is installed
 
 import yaml
 
 from benchmarks.inputs import demo_percent
 from benchmarks.measure import Busy, Setting, measure
 from benchmarks.plan import RECIPES, Cell, expand, load_cells
-from benchmarks.provenance import provenance
+from benchmarks.provenance import ROOT, provenance
 from benchmarks.rows import RESULTS
 from sedet.errors import ConfigError, SedetError
 
@@ -87,7 +86,7 @@ def chosen(options: argparse.Namespace) -> list[Cell]:
         raise ConfigError("say which cells: --dataset NAME, or --cells FILE")
     cells: list[Cell] = []
     for dataset in given["dataset"]:
-        usual = {"percent": demo_percent({"labeled": 24, "unlabeled": 400}), "fold": 0} if dataset == "demo" else {}
+        usual = {"percent": demo_percent(), "fold": 0, "recipe": "demo"} if dataset == "demo" else {}
         cells += expand({**usual, **given, "dataset": dataset})
     return list(dict.fromkeys(cells))
 
