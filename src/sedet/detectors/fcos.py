@@ -101,7 +101,7 @@ class FCOS(nn.Module):
         matched = [self.assign(regions, i, t) for i, t in enumerate(targets)]
         index = torch.stack([m[0] for m in matched])  # [batch, regions]: object, -1 background, -2 ignored
         positive = index >= 0
-        count = process_mean(positive.sum().float()).clamp(min=1.0)
+        count = process_mean(positive.sum().float(), least=1.0)
 
         boxes = torch.zeros_like(regions.boxes)
         labels = torch.full_like(index, classes)
@@ -146,7 +146,7 @@ class FCOS(nn.Module):
             low = torch.where(strides == strides.min(), torch.zeros_like(high), high / 2)
             high = torch.where(strides == strides.max(), torch.full_like(high, torch.inf), high)
             farthest = sides.amax(dim=-1)
-            match = near & (sides.amin(dim=-1) > 0) & (farthest > low[:, None]) & (farthest < high[:, None])
+            match = near & (sides.amin(dim=-1) > 0) & (farthest >= low[:, None]) & (farthest < high[:, None])
             area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
             cost = torch.where(match, area[None].expand_as(match), torch.inf)
             best, chosen = cost.min(dim=1)

@@ -157,14 +157,14 @@ def distillation(target: TeacherTarget, student: Regions, box_scale: float, conf
     """
     mask = target.mask
     visible = mask * target.foreground
-    total = process_mean(visible.sum()).clamp(min=1.0)  # V
+    total = process_mean(visible.sum(), least=1.0)  # V
 
     weights = class_weights(target.logits, student.logits, config) * mask[..., None]
     divisor = total
     if config.normalizer == "weights":
-        divisor = process_mean(weights.sum()).clamp(min=1.0)
+        divisor = process_mean(weights.sum(), least=1.0)
     elif config.normalizer == "count":
-        divisor = process_mean(mask.sum().float()).clamp(min=1.0)
+        divisor = process_mean(mask.sum().float(), least=1.0)
     # where() and not a product: logits under the mask may be anything, infinite too
     term = torch.where(mask[..., None], binary_kl(target.logits, student.logits), 0.0)
     losses = {"class": (weights * term).sum() / divisor}
