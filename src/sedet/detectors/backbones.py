@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import math
 import pickle
 from pathlib import Path
 
@@ -209,12 +208,12 @@ def _normalisation(name: str, source: str) -> tuple[tuple[float, ...], tuple[flo
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with 32 groups, or the largest number that divides the channels, of at least two channels each.
+    """GroupNorm with at least eight channels a group, as the usual 32 groups of 256 channels have.
 
-    A group of one channel would wipe out maps of a single cell (P7 of a small image), and fail on one image.
+    Small heads with 32 groups would have two or three channels in each, and on maps of a few cells (P6 and P7 of a
+    small image) such a group has nothing left to tell.
     """
-    groups = math.gcd(32, channels)
-    return nn.GroupNorm(max(1, channels // 4) if groups == channels else groups, channels)
+    return nn.GroupNorm(max(1, max(g for g in range(1, max(2, channels // 8 + 1)) if channels % g == 0)), channels)
 
 
 def _group_norms(module: nn.Module) -> None:
