@@ -43,8 +43,11 @@ def build_detector(detector: str, backbone: str, classes: int, model: ModelConfi
     return FCOS(spec, body)
 
 
-def rebuild_detector(spec: dict[str, Any]) -> Detector:
-    """The network a detector file describes, its weights still to be loaded.
+def rebuild_detector(spec: dict[str, Any], freeze_stages: int = 0) -> Detector:
+    """The network a detector file or checkpoint describes, its weights still to be loaded.
+
+    Args:
+        freeze_stages: backbone stages not to train, where it is trained further.
 
     Raises:
         CheckpointError: the description is not one of this version's detectors.
@@ -59,7 +62,7 @@ def rebuild_detector(spec: dict[str, Any]) -> Detector:
     sizes = (parsed.classes, parsed.neck_channels, parsed.head_convs)
     if not all(isinstance(v, int) and 0 <= v <= 100_000 for v in sizes) or not isinstance(parsed.backbone, str):
         raise CheckpointError(f"the detector's description is damaged: {spec}")
-    body = Backbone(parsed.backbone, "none", 0, pretrained_norm=parsed.pretrained_norm)
+    body = Backbone(parsed.backbone, "none", freeze_stages, pretrained_norm=parsed.pretrained_norm)
     return FCOS(parsed, body)
 
 

@@ -15,11 +15,11 @@ from lightning_fabric import Fabric
 from sedet.config import TrainConfig
 from sedet.data.loading import StepData, step_loader
 from sedet.detectors.build import Detector
-from sedet.errors import TrainingError
+from sedet.errors import CheckpointError, TrainingError
 from sedet.evaluation.coco import Metrics
 from sedet.methods.method import Progress
 from sedet.methods.teacher import EMATeacher, ema_decay
-from sedet.training.checkpoint import load_checkpoint, save_checkpoint
+from sedet.training.checkpoint import save_checkpoint
 from sedet.training.memory import is_out_of_memory, out_of_memory_error
 from sedet.training.optimizer import rate_at, set_rate
 from sedet.training.runlog import RunLog
@@ -57,6 +57,7 @@ class State:
         best_ap, best_step: the best teacher on val since the end of the burn-in.
         since_best: evaluations since then.
         skipped: names of images that could not be read.
+        ended: stopped early, for good (``patience``).
     """
 
     step: int = 0
@@ -68,11 +69,18 @@ class State:
     best_step: int = 0
     since_best: int = 0
     skipped: list[str] = field(default_factory=list)
+    ended: bool = False
 
 
 @dataclass
 class Training:
-    """Everything a loop works on."""
+    """Everything a loop works on.
+
+    Attributes:
+        ship: writes the detector file.
+        facts: kept in every checkpoint: the detector's description and the data it learns from.
+        watch: called after each evaluation (pictures); changes nothing.
+    """
 
     config: TrainConfig
     schedule: Schedule
@@ -86,6 +94,8 @@ class Training:
     log: RunLog
     ship: Callable[[Detector, State, Metrics | None], None]
     state: State = field(default_factory=State)
+    facts: dict[str, Any] = field(default_factory=dict)
+    watch: Callable[[Training], None] = lambda _: None
 
 
 def train_loop(t: Training) -> None:
@@ -102,7 +112,7 @@ def train_loop(t: Training) -> None:
     batches = iter(loader)
     t.module.train()
     t.teacher.model.eval()
-    while state.step < stop:
+    while state.step < stop and not state.ended:
         started = time.perf_counter()
         progress = Progress(state.step, schedule.burn_in, schedule.ramp)
         set_rate(t.optimizer, rate_at(state.step, schedule.steps, config))
@@ -135,9 +145,6 @@ def train_loop(t: Training) -> None:
         t.log.tick(state, values, time.perf_counter() - started, progress)
         if schedule.evaluates_after(state.step):
             evaluate(t)
-            if config.patience and state.since_best >= config.patience:
-                t.log.say(f"No better teacher in {config.patience} evaluations: stopped at step {state.step}.")
-                break
         elif t.log.due(state.step):
             t.log.row(state, {})
         if state.step % schedule.save == 0 or state.step == stop or schedule.evaluates_after(state.step):
@@ -193,10 +200,15 @@ def evaluate(t: Training) -> None:
                 t.ship(t.teacher.model, state, teacher)
         else:
             state.since_best += 1
+            if state.since_best == t.config.patience and state.step < t.schedule.steps:
+                state.ended = True
+                t.log.say(f"No better teacher in {t.config.patience} evaluations: stopped at step {state.step}.")
+    last = state.ended or state.step == t.schedule.steps
+    if last and (not t.config.guard or t.judge is None) and t.fabric.is_global_zero:
+        t.ship(t.teacher.model, state, teacher)
+    t.watch(t)
     t.module.train()
     t.teacher.model.eval()
-    if (not t.config.guard or t.judge is None) and state.step == t.schedule.steps and t.fabric.is_global_zero:
-        t.ship(t.teacher.model, state, teacher)
 
 
 def _ap(metrics: Metrics) -> float:
@@ -217,17 +229,25 @@ def save(t: Training, name: str) -> None:
             "scaler": scaler.state_dict() if scaler is not None else {},
             "state": dict(vars(t.state)),
             "schedule": dict(vars(t.schedule)),
+            "facts": t.facts,
         },
     )
 
 
-def restore(t: Training, path: Path) -> None:
-    """Take over a checkpoint's weights, optimizer and state."""
-    saved = load_checkpoint(path)
-    t.student.load_state_dict(saved["student"])
-    t.teacher.model.load_state_dict(saved["teacher"])
-    t.optimizer.load_state_dict(saved["optimizer"])
+def restore(t: Training, saved: dict[str, Any], path: Path) -> None:
+    """Take over weights, optimizer and state of a checkpoint that was read from ``path``.
+
+    Raises:
+        CheckpointError: it belongs to another network.
+    """
     scaler = getattr(t.fabric.strategy.precision, "scaler", None)
-    if scaler is not None and saved["scaler"]:
-        scaler.load_state_dict(saved["scaler"])
-    t.state = State(**saved["state"])
+    try:
+        t.student.load_state_dict(saved["student"])
+        t.teacher.model.load_state_dict(saved["teacher"])
+        t.optimizer.load_state_dict(saved["optimizer"])
+        if scaler is not None and saved["scaler"]:
+            scaler.load_state_dict(saved["scaler"])
+        t.state = State(**saved["state"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(f"{path}: does not fit this training ({type(error).__name__}: {reason})") from error

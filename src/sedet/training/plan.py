@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import textwrap
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from sedet.config import TrainConfig
 from sedet.detectors.backbones import DEFAULT_CPU, DEFAULT_GPU
+from sedet.detectors.build import Detector
+from sedet.detectors.warm_start import WarmStart, complete_settings, shared_classes
 from sedet.errors import ConfigError
+from sedet.settings import load_config
+from sedet.training.inputs import TrainingData, absolute_paths
 from sedet.training.loop import Schedule
+from sedet.training.probe import Expectation
 
 # Our choices, measured on small data (docs/experiments.md); every one can be set by hand.
 BASE_RATE = 1e-3
 """AdamW's peak rate for a batch of BASE_BATCH labelled images; goes with the square root of the batch."""
 BASE_BATCH = 8
 EVALUATIONS = 12
+
+BURN_IN_SETTINGS = """labeled images classes val val_images seed detector backbone weights init image_size batch
+    steps burn_in rate backbone_rate weight_decay schedule warmup clip accumulate half_size precision model views"""
+"""What shapes a burn-in: runs that share one must agree in these."""
+
+CLASSES_SHOWN = 20
 
 
 def resolve_device(config: TrainConfig) -> str:
@@ -37,7 +53,9 @@ def resolve_device(config: TrainConfig) -> str:
     return device
 
 
-def resolve(config: TrainConfig, device: str, labeled: int, median_side: int) -> TrainConfig:
+def resolve(
+    config: TrainConfig, device: str, labeled: int, median_side: int, start: WarmStart | None = None
+) -> TrainConfig:
     """Fill in every setting that was left to the program.
 
     Args:
@@ -45,7 +63,13 @@ def resolve(config: TrainConfig, device: str, labeled: int, median_side: int) ->
         device: from :func:`resolve_device`.
         labeled: labelled training images.
         median_side: median long side of the labelled images, pixels.
+        start: weights to begin with, whose sizes are taken.
+
+    Raises:
+        ConfigError: a size was asked for that ``start`` does not have.
     """
+    if start is not None:
+        config = complete_settings(config, start)
     gpu = device != "cpu"
     backbone = config.backbone or (DEFAULT_GPU if gpu else DEFAULT_CPU)
     image_size = config.image_size or _image_size(gpu, median_side)
@@ -57,6 +81,8 @@ def resolve(config: TrainConfig, device: str, labeled: int, median_side: int) ->
     )
     batch = config.batch or (16 if gpu else 8)
     burn_in = (0.05 if config.init else 0.25) if config.burn_in is None else config.burn_in
+    steps = config.steps or _steps(gpu, labeled, batch)
+    evaluate = config.eval_every or max(1, round(steps / EVALUATIONS))
     return replace(
         config,
         device=device,
@@ -64,12 +90,13 @@ def resolve(config: TrainConfig, device: str, labeled: int, median_side: int) ->
         model=model,
         image_size=image_size,
         batch=batch,
-        steps=config.steps or _steps(gpu, labeled, batch),
+        steps=steps,
         rate=config.rate or BASE_RATE * (batch / BASE_BATCH) ** 0.5 * (0.3 if gpu else 1.0),
         burn_in=burn_in,
-        precision=_precision(config, device),
+        precision=resolve_precision(config, device),
         workers=_workers(gpu) if config.workers is None else config.workers,
-        eval_every=config.eval_every or 0,
+        eval_every=evaluate,
+        save_every=config.save_every or evaluate,
     )
 
 
@@ -85,7 +112,8 @@ def _steps(gpu: bool, labeled: int, batch: int) -> int:
     return min(high, max(low, round(80 * labeled / batch)))
 
 
-def _precision(config: TrainConfig, device: str) -> str:
+def resolve_precision(config: TrainConfig, device: str) -> Literal["32", "bf16", "16"]:
+    """bf16 on GPUs that have it, 32 elsewhere, unless the user chose."""
     if config.precision != "auto":
         return config.precision
     return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "32"
@@ -102,18 +130,132 @@ def make_schedule(config: TrainConfig) -> Schedule:
     Raises:
         ConfigError: too few steps for a burn-in and anything after it.
     """
-    assert config.steps is not None and config.burn_in is not None and config.batch is not None
+    assert config.steps and config.burn_in is not None and config.batch and config.eval_every and config.save_every
     burn_in = round(config.burn_in * config.steps)
     if config.method != "supervised" and not 0 <= burn_in < config.steps:
         raise ConfigError(f"steps {config.steps} leave none after a burn-in of {burn_in}: give more --steps")
     if config.batch % config.accumulate:
         raise ConfigError(f"accumulate ({config.accumulate}) must divide batch ({config.batch})")
-    evaluate = config.eval_every or max(1, round(config.steps / EVALUATIONS))
     return Schedule(
         steps=config.steps,
         burn_in=burn_in,
         ramp=max(1, round(config.ramp * config.steps)),
-        evaluate=evaluate,
-        save=config.save_every or evaluate,
+        evaluate=config.eval_every,
+        save=config.save_every,
         accumulate=config.accumulate,
     )
+
+
+def check_start(config: TrainConfig, run: Path) -> TrainConfig:
+    """The saved settings of a run whose burn-in is to be shared.
+
+    Args:
+        config: complete settings of the run that starts from it.
+
+    Raises:
+        ConfigError: not a run folder, or a setting that shapes the burn-in differs (names the first).
+    """
+    saved = run / "config.yaml"
+    if not saved.is_file():
+        raise ConfigError(f"start: {run} is not a run folder: it has no config.yaml")
+    theirs = load_config(saved)
+    mine, other = _flat(absolute_paths(config)), _flat(absolute_paths(theirs))
+    for name in mine:
+        if name.split(".")[0] in BURN_IN_SETTINGS.split() and mine[name] != other[name]:
+            raise ConfigError(
+                f"start: the burn-in of {run} was trained with {name} {_shown(other[name])}, this run has "
+                f"{_shown(mine[name])}: give the same, or leave --start out"
+            )
+    return theirs
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            values |= _flat(value, f"{prefix}{field.name}.")
+        else:
+            values[prefix + field.name] = value
+    return values
+
+
+def _shown(value: object) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, tuple) else str(value)
+
+
+def describe(
+    config: TrainConfig,
+    schedule: Schedule,
+    data: TrainingData,
+    detector: Detector,
+    warm: WarmStart | None,
+    expected: Expectation | None,
+    world: int = 1,
+) -> list[str]:
+    """The plan, as lines of at most 80 columns.
+
+    Args:
+        config: complete settings; warm: where the weights come from, if not from the backbone's own.
+        expected: measured cost, None for a run too short to be measured.
+        world: processes.
+    """
+    unlabeled = 0 if data.pool is None else len(data.pool)
+    judged = f"{len(data.val)} to judge by (val)" if data.val is not None else "none to judge by"
+    counts = data.labeled.class_counts()
+    order = [int(i) for i in np.argsort(-counts, kind="stable")]
+    names = ", ".join(f"{data.labeled.classes[i]} {counts[i]}" for i in order[:CLASSES_SHOWN])
+    more = f", {len(order) - CLASSES_SHOWN} more" if len(order) > CLASSES_SHOWN else ""
+    batch = config.batch or 0
+    each = f"{batch} labelled"
+    if config.method != "supervised":
+        each += f" and {max(1, round(config.ratio * batch))} unlabelled images"
+    else:
+        each += " images"
+    parts = [f"in {config.accumulate} parts"] if config.accumulate > 1 else []
+    parts += [f"over {world} processes"] if world > 1 else []
+    stages = f"{schedule.steps}"
+    if config.method != "supervised":
+        stages += f": {schedule.burn_in} on the labels alone (burn-in), then a ramp of {schedule.ramp}"
+    weights = {"none": "from scratch", "timm": "pretrained (timm)", "package": "pretrained (package)"}
+    source = weights.get(detector.backbone.source, f"weights from {detector.backbone.source}")
+    if warm is not None:
+        taken = len(shared_classes(warm, data.labeled.classes))
+        source += f"; {taken} of {len(data.labeled.classes)} class rows taken over"
+    spec = detector.spec
+    count = torch.get_num_threads()
+    threads = f", {count} thread{'' if count == 1 else 's'}" if config.device == "cpu" else ""
+    rows = [
+        ("method", f"{config.method}, seed {config.seed}"),
+        ("images", f"{len(data.labeled)} labelled, {unlabeled} unlabelled, {judged}"),
+        ("classes", f"{len(counts)}, with boxes: {names}{more}"),
+        ("detector", f"{config.detector}, neck {spec.neck_channels}, head {spec.head_convs}"),
+        ("backbone", f"{spec.backbone}, {source}"),
+        ("size", f"{config.image_size} px" + (", and half of it" if config.half_size else "")),
+        ("steps", f"{stages}; judged every {schedule.evaluate}"),
+        ("batch", ", ".join([each, *parts])),
+        ("rate", f"{config.rate:.2g} (AdamW, {config.schedule}); backbone {config.backbone_rate:g} of it"),
+        ("device", f"{config.device}{threads}, precision {config.precision}"),
+        ("expect", _cost(expected)),
+    ]
+    lines = ["Plan"]
+    for name, text in rows:
+        lines += textwrap.wrap(text, 80, initial_indent=f"  {name:<9} ", subsequent_indent=" " * 12)
+    return lines
+
+
+def _cost(expected: Expectation | None) -> str:
+    if expected is None:
+        return "a short run, not measured beforehand"
+    return f"{minutes(expected.seconds)}, {gigabytes(expected.memory)} (measured on {expected.probed} steps)"
+
+
+def minutes(seconds: float) -> str:
+    """Seconds, minutes or hours, as one would say it."""
+    if seconds < 100:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
+
+
+def gigabytes(memory: int | None) -> str:
+    return "memory unknown" if memory is None else f"{memory / 2**30:.1f} GiB of memory"

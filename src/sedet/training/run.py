@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import errno
 import os
 import platform
 import time
@@ -13,30 +15,31 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from rich.console import Console
 
 from sedet.config import TrainConfig
-from sedet.data.clean import Problem, clean
-from sedet.data.formats import align_classes, read_table
 from sedet.data.loading import StepData, labeled_samples, unlabeled_samples
-from sedet.data.sources import UnlabeledPool, unlabeled_pool
-from sedet.data.split import holdout
-from sedet.data.table import AnnotationTable
-from sedet.detectors.build import Detector, build_detector, freeze_unused
+from sedet.detectors.build import Detector, build_detector, freeze_unused, rebuild_detector
 from sedet.detectors.file import save_detector
-from sedet.errors import ConfigError, DataError
+from sedet.detectors.warm_start import WarmStart, read_warm_start, warm_detector
+from sedet.errors import ConfigError, TrainingError
 from sedet.evaluation.coco import Metrics
 from sedet.methods.sed import SED
 from sedet.methods.supervised import Supervised
 from sedet.methods.teacher import EMATeacher
 from sedet.settings import save_config, to_dict
-from sedet.training import plan
+from sedet.training import plan, probe
+from sedet.training.checkpoint import load_checkpoint
+from sedet.training.inputs import SHOWN, TrainingData, absolute_paths, read_data, same_data
 from sedet.training.loop import BURN_IN_FILE, LAST_FILE, State, Training, restore, train_loop
 from sedet.training.optimizer import build_optimizer
+from sedet.training.pictures import Album
 from sedet.training.runlog import RunLog
 from sedet.training.step import TrainingStep
 from sedet.training.validate import Judge
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Outcome:
         labels_alone: AP on val at the end of the burn-in, or None without val.
         ap: AP on val of the shipped detector, or None.
         student_ap, teacher_ap: at the last evaluation, or None.
-        step: updates done; finished: whether that is all of them.
+        step: updates done; finished: whether there is nothing left to do (all of them, or stopped early for good).
         skipped: images that could not be read.
         seconds: wall-clock time of this call.
     """
@@ -66,19 +69,8 @@ class Outcome:
     seconds: float
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """What a training reads."""
-
-    labeled: AnnotationTable
-    val: AnnotationTable | None
-    pool: UnlabeledPool | None
-    notes: tuple[str, ...]
-    problems: tuple[Problem, ...]
-
-
 def train(config: TrainConfig, resume: Path | None = None) -> Outcome:
-    """Train a detector.
+    """Train a detector. Nothing is written before data, settings and memory are known to do.
 
     Args:
         config: settings; those left None follow from data and device.
@@ -87,17 +79,42 @@ def train(config: TrainConfig, resume: Path | None = None) -> Outcome:
     Raises:
         SedetError: anything a user can mend.
     """
+    try:
+        return _train(config, resume)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise TrainingError(
+            f"the disk is full{f' (writing {error.filename})' if error.filename else ''}. Free some space, then go on "
+            f"with --resume {config.out}"
+        ) from error
+
+
+def _train(config: TrainConfig, resume: Path | None) -> Outcome:
     started = time.perf_counter()
     out = Path(config.out)
     fabric = make_fabric(config)
+    speaks = fabric.is_global_zero
     if resume is None:
-        claim_folder(out, fabric)
-    data = read_data(config)
-    sides = [max(i.width, i.height) for i in data.labeled.images]
-    config = plan.resolve(config, plan.resolve_device(config), len(data.labeled), int(np.median(sides)))
-    schedule = plan.make_schedule(config)
+        check_folder(out)
     if config.threads:
         torch.set_num_threads(config.threads)
+    saved_at = saved_checkpoint(config, resume)
+    saved = load_checkpoint(saved_at) if saved_at is not None else None
+    warm = read_warm_start(config.init) if config.init and saved is None else None
+
+    Console(stderr=True, quiet=not speaks).print("Reading the data ...", highlight=False)
+    data = read_data(config)
+    sides = [max(i.width, i.height) for i in data.labeled.images]
+    config = plan.resolve(config, plan.resolve_device(config), len(data.labeled), int(np.median(sides)), warm)
+    schedule = plan.make_schedule(config)
+    notes = list(data.notes)
+    shared_run = plan.check_start(config, Path(config.start)) if config.start and resume is None else None
+    if saved is not None and saved.get("facts"):
+        before = saved["facts"]["data"]
+        if resume is None:  # a burn-in has no need of unlabelled images
+            before = {**before, "unlabeled": data.facts()["unlabeled"]}
+        notes += same_data(before, data.facts(), config)
     assert config.batch and config.image_size and config.backbone
     world = fabric.world_size
     unlabeled_batch = max(1, round(config.ratio * config.batch)) if config.method != "supervised" else 0
@@ -106,27 +123,18 @@ def train(config: TrainConfig, resume: Path | None = None) -> Outcome:
             raise ConfigError(
                 f"{name} ({size}) must be a multiple of processes x accumulate ({world} x {config.accumulate})"
             )
-    if fabric.is_global_zero:
-        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-        save_config(config, out / "config.yaml")
-    log = RunLog(out, schedule.steps, (config.batch, unlabeled_batch), speaks=fabric.is_global_zero)
 
     torch.manual_seed(config.seed)
-    student = build_detector(config.detector, config.backbone, len(data.labeled.classes), config.model, config.weights)
+    student = make_detector(config, data.labeled.classes, warm, saved)
     method = make_method(config)
     freeze_unused(student, config.half_size or (method.uses_unlabeled and config.sed.scale))
     student.to(fabric.device)
-    teacher = EMATeacher(student)
-    optimizer = build_optimizer(student, config)
-    module = TrainingStep(student, teacher, method)
-    wrapped, wrapped_optimizer = fabric.setup(module, optimizer)
     judge = None
     if data.val is not None:
         judge = Judge(data.val, config.image_size, batch=2 * config.batch, cache=config.cache / 2)
-    pool = data.pool.paths if data.pool is not None and method.uses_unlabeled else ()
     steps_data = StepData(
         labeled_samples(data.labeled),
-        unlabeled_samples(pool),
+        unlabeled_samples(data.pool.paths if data.pool is not None and method.uses_unlabeled else ()),
         batch=config.batch // config.accumulate,
         unlabeled_batch=unlabeled_batch // config.accumulate,
         image_size=config.image_size,
@@ -138,6 +146,22 @@ def train(config: TrainConfig, resume: Path | None = None) -> Outcome:
         rank=fabric.global_rank,
         world=world,
     )
+    first = int(saved["state"]["step"]) if saved is not None else 0
+    if shared_run is not None and first != schedule.burn_in:
+        raise ConfigError(f"start: {config.start} has not ended its burn-in (step {first} of {schedule.burn_in})")
+    last = min(schedule.steps, config.stop or schedule.steps)
+    work = probe.Work(config, schedule, fabric, student, method, steps_data, judge)
+    over = saved is not None and (first >= last or bool(saved["state"].get("ended")))
+    expected = None if over else probe.measure(work, first, last)
+
+    teacher = EMATeacher(student)
+    optimizer = build_optimizer(student, config)
+    wrapped, wrapped_optimizer = fabric.setup(TrainingStep(student, teacher, method), optimizer)
+    claim_folder(out, fabric, new=resume is None)
+    if speaks and resume is None:
+        save_config(absolute_paths(config), out / "config.yaml")
+    log = RunLog(out, schedule.steps, (config.batch, unlabeled_batch), speaks=speaks)
+    album = Album(out, data.labeled.classes, data.val, log.say, speaks)
     complete = config
 
     def ship(model: Detector, state: State, metrics: Metrics | None) -> None:
@@ -150,23 +174,49 @@ def train(config: TrainConfig, resume: Path | None = None) -> Outcome:
         )
 
     training = Training(
-        config, schedule, fabric, student, teacher, wrapped, wrapped_optimizer, steps_data, judge, log, ship
+        config,
+        schedule,
+        fabric,
+        student,
+        teacher,
+        wrapped,
+        wrapped_optimizer,
+        steps_data,
+        judge,
+        log,
+        ship,
+        facts={"data": data.facts(), "spec": student.spec.to_dict()},
+        watch=album.watch,
     )
-    if resume is not None:
-        restore(training, out / "checkpoints" / LAST_FILE)
-        log.say(f"Resuming {out} at step {training.state.step} of {schedule.steps}.")
-    elif config.start:
-        restore(training, Path(config.start) / "checkpoints" / BURN_IN_FILE)
-        if training.state.step != schedule.burn_in:
-            raise ConfigError(
-                f"{config.start} ended its burn-in at step {training.state.step}, this run's ends at "
-                f"{schedule.burn_in}: give the same --steps and --burn-in"
-            )
-        log.say(f"Starting from the end of the burn-in of {config.start} (step {training.state.step}).")
-    for line in [*data.notes, *map(str, data.problems[:20])]:
-        log.say(line)
-    train_loop(training)
-    outcome = conclude(training, out, time.perf_counter() - started)
+    try:
+        if saved is not None and saved_at is not None:
+            restore(training, saved, saved_at)
+            if resume is None and config.guard and judge is not None and speaks:
+                ship(teacher.model, training.state, judge.judge(teacher.model))  # what later teachers must beat
+        if over:
+            log.say(f"{out} ended at step {first}: nothing is left to train.")
+        else:
+            tell(log, notes, data)
+            for line in plan.describe(config, schedule, data, student, warm, expected, world):
+                log.say(line)
+        if saved is not None and not over:
+            where = f"Resuming {out}" if resume is not None else f"Starting from the burn-in of {config.start}"
+            log.say(f"{where}: step {first} of {schedule.steps}.")
+        began = time.perf_counter()
+        if not over:
+            album.watch(training)
+            train_loop(training)
+        spent = time.perf_counter() - began
+        outcome = conclude(training, out, time.perf_counter() - started, twin_ap(shared_run, config))
+        if not over:
+            album.finish(training, out / "best.safetensors")
+            record_cost(log, expected, spent, probe.peak_memory(fabric.device))
+    except KeyboardInterrupt:
+        if (out / "checkpoints" / LAST_FILE).is_file():
+            log.say(f"Interrupted at step {training.state.step}; go on with --resume {out}")
+        raise
+    finally:
+        log.close()
     return outcome
 
 
@@ -174,64 +224,55 @@ def make_fabric(config: TrainConfig) -> Fabric:
     """One process, or as many as ``torchrun`` started."""
     device = plan.resolve_device(config)
     world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    precision = plan.resolve(config, device, 1, 640).precision
     fabric = Fabric(
         accelerator={"cpu": "cpu", "cuda": "gpu", "mps": "mps"}[device],
         devices=world,
         num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
         strategy="ddp" if "LOCAL_WORLD_SIZE" in os.environ else "auto",
-        precision=PRECISIONS[precision],
+        precision=PRECISIONS[plan.resolve_precision(config, device)],
     )
     fabric.launch()
     return fabric
 
 
-def claim_folder(out: Path, fabric: Fabric) -> None:
+def check_folder(out: Path) -> None:
     """The run folder must be new or empty: nobody's results are overwritten."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        again = f", or go on with it: --resume {out}" if (out / "checkpoints" / LAST_FILE).is_file() else ""
+        raise ConfigError(f"the output folder {out} is in use: give a new one with --out{again}")
+
+
+def claim_folder(out: Path, fabric: Fabric, new: bool) -> None:
+    """Make the run folder; ``new`` ones must still be empty."""
     if fabric.is_global_zero:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ConfigError(
-                f"the output folder {out} is in use: give a new one with --out, or go on with it: --resume {out}"
-            )
+        if new:
+            check_folder(out)
         try:
-            out.mkdir(parents=True, exist_ok=True)
+            (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"the output folder {out} cannot be made ({error.strerror})") from error
     fabric.barrier()
 
 
-def read_data(config: TrainConfig) -> TrainingData:
-    """Labelled data, val and the unlabelled pool, checked and cleaned, with what was done about them."""
-    notes: list[str] = []
-    labeled = read_table(config.labeled, config.images, "train")
-    if config.classes:
-        labeled = labeled.with_classes(config.classes)
-    labeled, problems = clean(labeled)
-    val: AnnotationTable | None = None
-    if config.val is not None:
-        val = read_table(config.val, config.val_images, "val")
-        val = align_classes(val, labeled.classes)
-        val, more = clean(val)
-        problems += more
-    else:
-        parts = holdout(labeled, seed=config.seed)
-        if parts is None:
-            notes.append(
-                f"No --val, and {len(labeled)} labelled images are too few to set some aside: nothing is judged, the last "
-                "teacher is shipped. Give --val to know whether unlabelled images helped."
-            )
-        else:
-            labeled, val = parts
-            notes.append(
-                f"No --val: {len(val)} of the labelled images are set aside to judge by, {len(labeled)} train."
-            )
-    if not len(labeled) or not labeled.class_counts().sum():
-        raise DataError("no labelled box to learn from", config.labeled, "Check the file with: sedet check")
-    pool = None
-    if config.method != "supervised":
-        pool = unlabeled_pool(config.unlabeled, labeled, val, config.exclude_labeled)
-        notes.append(pool.summary())
-    return TrainingData(labeled, val, pool, tuple(notes), tuple(problems))
+def saved_checkpoint(config: TrainConfig, resume: Path | None) -> Path | None:
+    """The checkpoint to begin with, if any."""
+    if resume is not None:
+        return resume / "checkpoints" / LAST_FILE
+    return Path(config.start) / "checkpoints" / BURN_IN_FILE if config.start else None
+
+
+def make_detector(
+    config: TrainConfig, classes: tuple[str, ...], warm: WarmStart | None, saved: dict[str, Any] | None
+) -> Detector:
+    """A new detector, one with the weights of ``warm``, or the one a checkpoint describes (its weights come later)."""
+    assert config.backbone
+    if warm is not None:
+        return warm_detector(warm, classes, config.model)
+    if saved is not None and saved.get("facts"):  # needs neither the file of --init nor pretrained weights again
+        detector = rebuild_detector(saved["facts"]["spec"], config.model.freeze_stages)
+        detector.backbone.source = "the checkpoint"
+        return detector
+    return build_detector(config.detector, config.backbone, len(classes), config.model, config.weights)
 
 
 def make_method(config: TrainConfig) -> SED | Supervised:
@@ -256,38 +297,101 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def conclude(t: Training, out: Path, seconds: float) -> Outcome:
-    """Say what the labels alone gave and what the method made of it."""
-    state, finished = t.state, t.state.step >= t.schedule.steps
+def tell(log: RunLog, notes: list[str], data: TrainingData) -> None:
+    """What was done with the data, and its problems: a few on the terminal, all in train.log."""
+    for line in notes:
+        log.say(line)
+    warnings = [p for p in data.problems if p.level == "warning"]
+    for problem in warnings[:SHOWN]:
+        log.say(str(problem))
+    if len(warnings) > SHOWN:
+        log.say(f"warning: {len(warnings) - SHOWN} more like these; {log.out / 'train.log'} and sedet check list them")
+    for problem in [*warnings[SHOWN:], *(p for p in data.problems if p.level == "note")]:
+        log.note(str(problem))
+
+
+def twin_ap(shared: TrainConfig | None, config: TrainConfig) -> float | None:
+    """AP of the supervised twin at its last step, where this run started from the twin's burn-in and it went on."""
+    if shared is None or shared.method != "supervised" or config.method == "supervised" or not config.start:
+        return None
+    try:
+        with (Path(config.start) / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row.get("teacher_ap")]
+        return float(rows[-1]["teacher_ap"]) if rows and int(rows[-1]["step"]) == shared.steps else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def record_cost(log: RunLog, expected: probe.Expectation | None, seconds: float, memory: int | None) -> None:
+    """Planned and measured cost, side by side in train.log."""
+    used = f"{seconds:.1f} s, {plan.gigabytes(memory)}"
+    if expected is None:
+        log.note(f"Measured: {used}.")
+        return
+    log.note(
+        f"Measured: {used}. Planned: {expected.seconds:.1f} s ({expected.seconds / max(seconds, 1e-9) - 1:+.0%}), "
+        f"{plan.gigabytes(expected.memory)}"
+        + (f" ({expected.memory / memory - 1:+.0%})." if expected.memory and memory else ".")
+    )
+
+
+def conclude(t: Training, out: Path, seconds: float, twin: float | None = None) -> Outcome:
+    """Say what the labels alone gave, what the method made of it, and which detector was shipped.
+
+    Args:
+        seconds: wall-clock time of the call; twin: AP of the supervised twin, if known.
+    """
+    state, schedule = t.state, t.schedule
+    finished = state.ended or state.step >= schedule.steps
     detector = out / "best.safetensors"
-    last = next((row for row in reversed(state.rows) if "teacher_ap" in row), {})
-    teacher_ap, student_ap = last.get("teacher_ap"), last.get("student_ap")
+    shipped = detector.is_file()
+    last: dict[str, Any] = next((row for row in reversed(state.rows) if "teacher_ap" in row), {})
+    teacher, student = last.get("teacher_ap"), last.get("student_ap")
     guarded = t.config.guard and t.judge is not None
-    ap = state.best_ap if guarded else teacher_ap
-    if not finished and state.step < t.schedule.steps:
-        t.log.say(f"Stopped at step {state.step} of {t.schedule.steps}; go on with --resume {out}")
-    if t.fabric.is_global_zero and detector.is_file():
-        if ap is None:
-            t.log.say(f"{detector}: the last teacher; without val nothing says how good it is.")
-        else:
-            which = f"the teacher of step {state.best_step}" if guarded else "the last teacher"
-            if guarded and state.best_step == t.schedule.burn_in:
-                which = "the detector of the labels alone: no later teacher was better"
-            t.log.say(f"{detector}: AP {ap:.1f} on val, {which}.")
-        if state.labels_alone is not None and ap is not None:
-            t.log.say(
-                f"The labels alone gave AP {state.labels_alone:.1f} (end of burn-in); {t.config.method} made it "
-                f"{ap:.1f} ({ap - state.labels_alone:+.1f})."
-            )
+    ap = (state.best_ap if guarded else teacher) if shipped else None
+    say = t.log.say
+    say("")
+    if finished:
+        say(f"Done: {state.step} steps in {plan.minutes(seconds)}.")
+    else:
+        say(f"Stopped at step {state.step} of {schedule.steps}; go on with --resume {out}")
+    rows: list[tuple[str, float | None, str]] = []
+    sed = t.module.method.uses_unlabeled
+    if sed and schedule.burn_in:
+        rows.append(("labels alone", state.labels_alone, f"end of burn-in, step {schedule.burn_in}"))
+        rows.append(("supervised twin", twin, f"last step of {t.config.start}"))
+    if not sed or state.step > schedule.burn_in:
+        rows.append((f"{t.config.method}, teacher", teacher, f"step {last.get('step')}"))
+        rows.append((f"{t.config.method}, student", student, f"step {last.get('step')}"))
+    for name, value, where in rows:
+        if value is not None:
+            say(f"  {name:<20} AP {value:5.1f}   {where}")
+    if shipped and ap is not None:
+        which = "the last teacher (no --guard)"
+        if guarded:
+            which = f"the best teacher on val, of step {state.best_step}"
+            if sed and schedule.burn_in and state.best_step == schedule.burn_in:
+                which = f"of the labels alone (step {state.best_step}): no later teacher was better"
+        say(f"  {'shipped':<20} AP {ap:5.1f}   {which}")
+        if sed and state.labels_alone is not None and state.step > schedule.burn_in:
+            gain = ap - state.labels_alone
+            verdict = f"{gain:+.1f} AP over" if abs(gain) >= 0.05 else "nothing over"
+            say(f"Unlabelled images brought {verdict} the labels at the end of the burn-in.")
+    elif shipped:
+        say("Warning: without val nothing says how good the last teacher is. It is shipped all the same.")
     if state.skipped:
-        t.log.say(f"{len(state.skipped)} images could not be read and were skipped: {', '.join(state.skipped[:5])}")
+        say(f"{len(state.skipped)} images could not be read and were skipped: {', '.join(state.skipped[:5])}")
+    if shipped:
+        say(f"Detector: {detector}")
+        say(f"Try it:   sedet predict {detector} IMAGES --draw")
+    say(f"Run:      {out} (curves.png, pictures/, metrics.csv, train.log)")
     return Outcome(
         run=out,
-        detector=detector if detector.is_file() else None,
+        detector=detector if shipped else None,
         labels_alone=state.labels_alone,
         ap=ap,
-        student_ap=student_ap,
-        teacher_ap=teacher_ap,
+        student_ap=student,
+        teacher_ap=teacher,
         step=state.step,
         finished=finished,
         skipped=tuple(state.skipped),

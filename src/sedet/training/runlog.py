@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,13 @@ if TYPE_CHECKING:
 
 ROWS = 200
 """About this many rows of metrics in a run, besides the evaluations."""
+
+
+class _File(logging.FileHandler):
+    """A log file that does not hide a full disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
 
 
 class RunLog:
@@ -46,7 +52,7 @@ class RunLog:
             self._log.removeHandler(handler)
             handler.close()
         if speaks:
-            file = logging.FileHandler(out / "train.log", encoding="utf-8")
+            file = _File(out / "train.log", encoding="utf-8")
             file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
             self._log.addHandler(file)
 
@@ -54,7 +60,7 @@ class RunLog:
         """A line to the terminal and to train.log."""
         if self.speaks:
             self._log.info(text)
-            self.console.print(text, highlight=False, markup=False)
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A line to train.log alone."""
@@ -103,9 +109,9 @@ class RunLog:
         self.seconds, self.images = 0.0, 0
         if scores:
             self.say(
-                f"step {state.step:>6}/{self.total}  loss {total:.3f}  {speed:.1f} images/s  "
-                f"teacher AP {scores['teacher_ap']:.1f} (AP50 {scores['teacher_ap50']:.1f})  "
-                f"student AP {scores['student_ap']:.1f}  [{time.strftime('%H:%M:%S')}]"
+                f"step {state.step:>{len(str(self.total))}}/{self.total}  loss {total:.3f}  "
+                f"AP {scores['teacher_ap']:.1f} teacher, {scores['student_ap']:.1f} student  "
+                f"AP50 {scores['teacher_ap50']:.1f}, {scores['student_ap50']:.1f}"
             )
 
     def write(self, rows: list[dict[str, Any]]) -> None:

@@ -1,0 +1,146 @@
+"""What a training reads: labelled data, val and the unlabelled pool, read once, checked and cleaned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sedet.config import TrainConfig
+from sedet.data.check import header_problems, table_problems
+from sedet.data.clean import Problem, clean
+from sedet.data.formats import align_classes, read_table
+from sedet.data.layout import absolute
+from sedet.data.sources import UnlabeledPool, unlabeled_pool
+from sedet.data.split import holdout
+from sedet.data.table import AnnotationTable
+from sedet.errors import ConfigError, DataError
+
+SHOWN = 10
+"""Warnings of the data check that are printed; train.log has all of them."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a training reads.
+
+    Attributes:
+        labeled: what is learnt from; val: what is judged by, or None; pool: unlabelled images, or None.
+        notes: what was done with the data, one line each.
+        problems: warnings and notes of the check (it has no errors, else training would not start).
+    """
+
+    labeled: AnnotationTable
+    val: AnnotationTable | None
+    pool: UnlabeledPool | None
+    notes: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint remembers of its data, so that it is not continued on other data."""
+        return {
+            "classes": list(self.labeled.classes),
+            "labeled": len(self.labeled),
+            "val": 0 if self.val is None else len(self.val),
+            "unlabeled": 0 if self.pool is None else len(self.pool),
+        }
+
+
+def read_data(config: TrainConfig) -> TrainingData:
+    """Read, clean and check (the fast check of ``sedet check``: headers and equal files, no decoding).
+
+    Raises:
+        DataError: what would stop training; of several errors the first, with how many there are.
+    """
+    notes: list[str] = []
+    whole = read_table(config.labeled, config.images, "train")
+    labeled, problems = clean(whole.with_classes(config.classes) if config.classes else whole)
+    val: AnnotationTable | None = None
+    if config.val is not None:
+        val, more = clean(read_table(config.val, config.val_images, "val"))
+        # classes that the user left out on purpose need no warning each
+        left_out = set(whole.classes) - set(labeled.classes)
+        val = val.with_classes([name for name in val.classes if name not in left_out])
+        problems += more
+    problems += table_problems(labeled, val, fast=True)
+    stop_at_errors(problems)
+    if val is not None:
+        val = align_classes(val, labeled.classes)
+    elif (parts := holdout(labeled, seed=config.seed)) is not None:
+        labeled, val = parts
+        notes.append(f"No --val: {len(val)} of the labelled images are set aside to judge by, {len(labeled)} train.")
+    else:
+        notes.append(
+            f"No --val, and {len(labeled)} labelled images are too few to set some aside: nothing is judged, and the "
+            "last teacher is shipped. Give --val to know whether unlabelled images helped."
+        )
+    pool = None
+    if config.method != "supervised":
+        pool = unlabeled_pool(config.unlabeled, labeled, val, config.exclude_labeled)
+        notes.append(pool.summary())
+        broken = header_problems(pool.paths)
+        readable = tuple(path for path, problem in zip(pool.paths, broken, strict=True) if problem is None)
+        if not readable:
+            raise DataError("none of the unlabelled images can be read", ", ".join(config.unlabeled), "Give others")
+        if len(readable) < len(pool):
+            problems += [p for p in broken if p is not None]
+            notes.append(f"{len(pool) - len(readable)} unlabelled images left out: they cannot be read")
+            pool = replace(pool, paths=readable)
+    return TrainingData(labeled, val, pool, tuple(notes), tuple(problems))
+
+
+def stop_at_errors(problems: Sequence[Problem]) -> None:
+    """Raise the first error among the problems of data."""
+    errors = [p for p in problems if p.level == "error"]
+    if errors:
+        others = f" (and {len(errors) - 1} more errors: sedet check lists all)" if len(errors) > 1 else ""
+        raise DataError(errors[0].message + others, errors[0].file, errors[0].todo)
+
+
+def same_data(saved: dict[str, Any], now: dict[str, Any], config: TrainConfig) -> list[str]:
+    """Compare the data of a checkpoint with what is there now; returns lines to say about harmless changes.
+
+    Raises:
+        ConfigError: the labelled data or val are others.
+    """
+    if saved["classes"] != now["classes"]:
+        gone = [name for name in saved["classes"] if name not in now["classes"]]
+        new = [name for name in now["classes"] if name not in saved["classes"]]
+        how = "; ".join(f"{what}: {', '.join(names)}" for what, names in (("gone", gone), ("new", new)) if names)
+        raise ConfigError(
+            f"the classes of {config.labeled} have changed since this run began ({how or 'their order'}): put the "
+            "data back to resume it, or start a new run"
+        )
+    for key, what in (("labeled", "labelled images"), ("val", "validation images")):
+        if saved[key] != now[key]:
+            where = config.labeled if key == "labeled" or config.val is None else config.val
+            raise ConfigError(
+                f"{where} gave {saved[key]} {what} when this run began, {now[key]} now: put the data back to resume "
+                "it, or start a new run"
+            )
+    if saved["unlabeled"] != now["unlabeled"]:
+        return [
+            f"There were {saved['unlabeled']} unlabelled images when this run began, {now['unlabeled']} now: it "
+            "goes on with these, but not as if it had not been interrupted."
+        ]
+    return []
+
+
+def absolute_paths(config: TrainConfig) -> TrainConfig:
+    """The settings with absolute paths, so that they mean the same in every folder."""
+
+    def path(value: str | None) -> str | None:
+        return str(absolute(value)) if value else value
+
+    return replace(
+        config,
+        labeled=str(absolute(config.labeled)),
+        unlabeled=tuple(str(absolute(source)) for source in config.unlabeled),
+        val=path(config.val),
+        images=path(config.images),
+        val_images=path(config.val_images),
+        out=str(absolute(config.out)),
+        weights=config.weights if config.weights in ("auto", "none") else str(absolute(config.weights)),
+        init=path(config.init),
+        start=path(config.start),
+    )
