@@ -52,15 +52,16 @@ def provenance(data: Path, allow_dirty: bool = False, root: Path = ROOT) -> Prov
     own = Path(sedet.__file__).resolve().parent
     if own != (root / "src" / "sedet").resolve():
         raise ConfigError(f"the sedet in use is {own}, not that of {root}: its commit is another's")
-    if (root / ".git").exists():
+    manifest = data / MANIFEST
+    if (root / ".git").exists() and (not manifest.is_file() or _has_history(root)):
         commit = _git(root, "rev-parse", "HEAD").strip()
         excluded = [f":(exclude){folder}" for folder in OUTPUTS]
         status = _git(root, "status", "--porcelain", "--untracked-files=all", "--", ".", *excluded)
         changed = tuple(line[3:] for line in status.splitlines())
-    elif (data / MANIFEST).is_file():
-        manifest = json.loads((data / MANIFEST).read_text(encoding="utf-8"))
-        commit, now = str(manifest["commit"]), code_digests(root)
-        changed = tuple(sorted(k for k in {*now, *manifest["code"]} if now.get(k) != manifest["code"].get(k)))
+    elif manifest.is_file():
+        saved, now = json.loads(manifest.read_text(encoding="utf-8")), code_digests(root)
+        commit = str(saved["commit"])
+        changed = tuple(sorted(k for k in {*now, *saved["code"]} if now.get(k) != saved["code"].get(k)))
     else:
         raise ConfigError(f"{root} has no git history and {data} no {MANIFEST}: the commit cannot be told")
     if changed and not allow_dirty:
@@ -81,6 +82,14 @@ def code_digests(root: Path = ROOT) -> dict[str, str]:
         if file.suffix in (".py", ".yaml") and not any(file.is_relative_to(root / o) for o in OUTPUTS)
     ]
     return {f.relative_to(root).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def _has_history(root: Path) -> bool:
+    """Whether git is there and answers: a copied tree may have neither."""
+    try:
+        return bool(_git(root, "rev-parse", "HEAD").strip())
+    except ConfigError:
+        return False
 
 
 def _git(root: Path, *arguments: str) -> str:

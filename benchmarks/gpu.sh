@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Runs the GPU cells of the protocol on one machine with a CUDA GPU. It needs no network and no git history there.
+#
+# Here, from a clean tree:
+#   python benchmarks/pack.py                                        # .gpu/data: small images, commit.json
+#   pip wheel --no-deps -w .whl . ; pip download --no-deps -d .whl PACKAGES   # what the machine lacks
+# There, with the repository, .gpu/data and .whl:
+#   benchmarks/gpu.sh .gpu/data OUT                                  # benchmarks/cells/gpu.yaml
+#   MINUTES=9 SEEDS="0 1 2" benchmarks/gpu.sh .gpu/data OUT benchmarks/cells/gpu-bccd.yaml
+# Here again: unpack OUT/results.tar.gz in the repository, and the detections, for paired comparisons:
+#   tar xzf OUT/results.tar.gz ; cat OUT/detections.* | tar x
+#
+# One process a seed runs at the same time. After MINUTES what still runs is stopped; the same command goes on from the
+# last checkpoints, as long as runs/ is still there. OUT has few files, none over 15 MiB.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+[ $# -ge 2 ] || { sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2; }
+data=$1 out=$2
+shift 2
+[ $# -ge 1 ] || set -- benchmarks/cells/gpu.yaml
+python=${PYTHON:-python3}
+minutes=${MINUTES:-9}
+work=runs/benchmarks
+mkdir -p "$out" "$work"
+
+if [ -d .whl ]; then
+    site=$PWD/runs/site
+    "$python" -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$site" .whl/*.whl || exit 1
+    export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
+fi
+export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+
+pids=()
+for seed in ${SEEDS:-0 1 2}; do
+    timeout --signal=INT --kill-after=20 "${minutes}m" \
+        "$python" benchmarks/run.py --cells "$@" --seed "$seed" --data "$data" --work "$work" --device cuda \
+        --workers "${WORKERS:-4}" ${RUN_FLAGS:-} >"$out/seed-$seed.log" 2>&1 &
+    pids+=($!)
+done
+status=0
+for pid in "${pids[@]}"; do wait "$pid" || status=$?; done
+tail -n 4 "$out"/seed-*.log
+
+tar czf "$out/results.tar.gz" benchmarks/results
+if [ -d "$work/detections" ]; then
+    tar c "$work/detections" | split -b 15m - "$out/detections."
+fi
+exit "$status"

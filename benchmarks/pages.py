@@ -1,0 +1,153 @@
+"""The measured parts of README.md and docs/experiments.md, put behind marks in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.rows import Row
+from benchmarks.tables import (
+    best_twin,
+    ceiling_rows,
+    cell_rows,
+    gain_of,
+    gap_share,
+    groups,
+    interval,
+    signed,
+    spread,
+    table,
+    write_if_changed,
+)
+
+
+def fill_pages(readme: Path, experiments: Path, results: Sequence[dict[str, Any]], comparisons: Sequence[Any]) -> None:
+    """Fill the marks of both pages; a page that is not there is left out."""
+    for page, parts in ((readme, readme_parts(results, comparisons)), (experiments, experiments_part(results))):
+        if page.is_file():
+            write_if_changed(page, fill(page.read_text(encoding="utf-8"), parts))
+
+
+def readme_parts(results: Sequence[dict[str, Any]], comparisons: Sequence[Any]) -> dict[str, str]:
+    """The measured parts of README.md by the name of their mark."""
+    rows = [row for result in results for row in result["rows"] if not row["trial"]]
+    parts: dict[str, str] = {}
+    shown = [g for g in groups(rows) if g["recipe"] != "tiny"]
+    demo = next((g for g in shown if g["dataset"] == "demo"), None)
+    if demo is not None:
+        parts["demo-table"] = demo_table(rows, demo)
+        seconds = demo_seconds(rows, demo)
+        if seconds is not None:
+            parts["demo-time"] = f"Training takes about {seconds / 60:.0f} minutes on 2 cores."
+    lines = []
+    for group in (g for g in shown if g["dataset"] != "demo"):
+        judged = {g["split"] for g in shown if all(g[k] == group[k] for k in ("dataset", "recipe", "percent"))}
+        if group["split"] == "dev" and "val" in judged:
+            continue
+        twin = best_twin(rows, group)
+        twins = cell_rows(rows, group, method="supervised", variant=twin)
+        sed, top = cell_rows(rows, group, method="sed", variant="default"), ceiling_rows(rows, group)
+        gains = gain_of(twins, sed)
+        if not gains:
+            continue
+        found = interval(comparisons, group, ("supervised", twin), ("sed", "default"))
+        runs = f"{len(gains)} runs" if len(gains) > 1 else "one seed, not conclusive"
+        lines.append(
+            [
+                f"{group['dataset']}, {group['percent']:g} % of {pool_size(rows, group)}",
+                group["split"],
+                *(spread([r["ap"] for r in side]) for side in (twins, sed)),
+                f"{signed(gains)} {found}".strip(),
+                spread([r["ap"] for r in top]),
+                gap_share(twins, sed, top) or "–",
+                runs,
+            ]
+        )
+    if lines:
+        headings = ["labelled", "judged on", "labels alone", "SED", "gain [95 %]", "all labels", "of the gap", ""]
+        parts["results-table"] = "AP of detectors, COCO's measure:\n\n" + table(headings, lines).rstrip()
+    return parts
+
+
+def demo_seconds(rows: Sequence[Row], group: dict[str, Any]) -> float | None:
+    """Time of the twin and SED, their burn-in once, on a CPU of two cores."""
+    both = [cell_rows(rows, group, method=method, variant="default") for method in ("supervised", "sed")]
+    times = [
+        a["seconds"] + b["seconds"] - b["burn_in_seconds"]
+        for a, b in zip(*both, strict=False)
+        if a["device"] == b["device"] == "cpu" and a["machine"]["cores"] == 2
+    ]
+    return float(np.mean(times)) if times else None
+
+
+def pool_size(rows: Sequence[Row], group: dict[str, Any]) -> str:
+    found = cell_rows(rows, group, method="sed", variant="default")
+    return f"{found[0]['unlabeled_images']:,} images" if found else "the images"
+
+
+def demo_table(rows: Sequence[Row], group: dict[str, Any]) -> str:
+    """The demo over its seeds."""
+    shown: list[tuple[str, list[Row]]] = [
+        ("supervised twin", cell_rows(rows, group, method="supervised", variant="default")),
+        ("SED, student", cell_rows(rows, group, method="sed", variant="default", teacher=False)),
+        ("**SED, teacher**", cell_rows(rows, group, method="sed", variant="default")),
+        ("all labels (ceiling)", ceiling_rows(rows, group)),
+    ]
+    lines = [
+        [label, *(spread([r[m] for r in found]) for m in ("ap", "ap50", "ap_small", "ap_medium", "ap_large"))]
+        for label, found in shown
+        if found
+    ]
+    gains = gain_of(shown[0][1], shown[2][1])
+    text = table(["", "AP", "AP50", "small", "medium", "large"], lines)
+    if len(gains) == 1:
+        return text + f"\nOne seed, not conclusive: SED gains {gains[0]:+.1f} AP."
+    each = ", ".join(f"{g:+.1f}" for g in gains)
+    if not gains:
+        return text.rstrip()
+    return text + f"\nMean ± sd over {len(gains)} seeds; SED gains {signed(gains)} AP ({each})."
+
+
+def experiments_part(results: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Every row on dev, trials too, for docs/experiments.md."""
+    rows = [(row, result) for result in results for row in result["rows"] if row["split"] == "dev" and row["teacher"]]
+    if not rows:
+        return {}
+    students = {row["time"] + str(row["config_id"]): row for r in results for row in r["rows"] if not row["teacher"]}
+    lines = []
+    for row, result in rows:
+        student = students.get(row["time"] + str(row["config_id"]))
+        settings = ", ".join(f"{k} {v}" for k, v in result["settings"].items()) or "–"
+        lines.append(
+            [
+                f"{row['dataset']} {row['percent']:g} % {row['recipe']}",
+                f"{row['fold']}, {row['seed']}",
+                f"{row['method']} {row['variant']}",
+                settings,
+                "–" if row["burn_in_ap"] is None else f"{row['burn_in_ap']:.2f}",
+                f"{student['ap']:.2f}" if student else "–",
+                f"{row['ap']:.2f}",
+                f"{row['ap50']:.2f}",
+                f"`{row['commit'][:10]}`",
+            ]
+        )
+    headings = ["cell", "fold, seed", "method", "settings", "burn-in AP", "student AP", "teacher AP", "AP50", "commit"]
+    return {"dev-rows": table(headings, lines, left=4).rstrip()}
+
+
+def fill(text: str, parts: dict[str, str]) -> str:
+    """Put parts behind their marks ``<!-- generated: NAME -->``; what an earlier run put there goes.
+
+    A part is closed by ``<!-- end: NAME -->``. A mark in the middle of a line gets its part on that line.
+    """
+    for name, part in parts.items():
+        mark, end = f"<!-- generated: {name} -->", f"<!-- end: {name} -->"
+        pattern = re.compile(re.escape(mark) + rf"(?:.*?{re.escape(end)})?", re.DOTALL)
+        inline = re.search(rf"[^\n]{re.escape(mark)}", text) is not None
+        body = f"{mark} {' '.join(part.split())} {end}" if inline else f"{mark}\n\n{part}\n\n{end}"
+        text = pattern.sub(lambda _, body=body: body, text, count=1)  # type: ignore[misc]
+    return text
