@@ -182,12 +182,23 @@ class _Steps(torch.utils.data.Sampler[int]):
         return max(0, self.stop - self.start)
 
 
-def step_loader(
-    data: StepData, start: int, stop: int, workers: int, pin: bool
-) -> DataLoader[tuple[Batch, Batch | None]]:
+class _Reported(Dataset[tuple[Batch, Batch | None] | SedetError]):
+    """Errors as items: one raised in a worker process would arrive with a traceback in its text."""
+
+    def __init__(self, data: StepData) -> None:
+        self.data = data
+
+    def __getitem__(self, step: int) -> tuple[Batch, Batch | None] | SedetError:
+        try:
+            return self.data[step]
+        except SedetError as error:
+            return error
+
+
+def step_loader(data: StepData, start: int, stop: int, workers: int, pin: bool) -> Iterator[tuple[Batch, Batch | None]]:
     """Micro-steps ``start`` to ``stop`` in order."""
-    return DataLoader(
-        data,
+    loader = DataLoader(
+        _Reported(data),
         batch_size=None,
         sampler=_Steps(start, stop),
         num_workers=workers,
@@ -195,6 +206,10 @@ def step_loader(
         prefetch_factor=3 if workers else None,
         worker_init_fn=_one_thread if workers else None,
     )
+    for item in loader:
+        if isinstance(item, SedetError):
+            raise item
+        yield item
 
 
 def _one_thread(_: int) -> None:
