@@ -154,7 +154,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
             zoom = max(1.0, self.views.scale_max)
             self._cache = ImageCache(self._cache_limit, math.ceil(self.image_size * zoom))
         index = chance.endless_index(self.seed, purpose, len(samples), position)
-        broken = []
+        broken: list[str] = []
         for offset in range(len(samples)):
             sample = samples[(index + offset) % len(samples)]
             try:
