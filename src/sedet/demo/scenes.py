@@ -29,7 +29,7 @@ from sedet.errors import DataError
 Box = tuple[float, float, float, float]
 """xyxy, pixels of the image."""
 
-VERSION = 2
+VERSION = 3
 """Goes up whenever the pictures change, so that an older folder is not taken for a newer one."""
 
 CLASS_DECK = {"mug": 15, "fish": 13, "mushroom": 11, "wheel": 9, "key": 2}
@@ -47,7 +47,10 @@ HUES = {"mug": 0.6, "fish": 0.08, "mushroom": 0.0, "wheel": 0.35, "key": 0.14}
 DISTRACTOR_COUNTS = (1, 5)
 """Distractors in an image: at least the first, fewer than the second number."""
 
-VISIBLE = 0.55
+OVERLAP = 0.25
+"""Boxes of two objects share at most this part of the smaller one: one thing is seldom seen right before another."""
+
+VISIBLE = 0.7
 """An object shows at least this share of itself and of its clues; whatever would hide more is laid elsewhere."""
 
 
@@ -253,7 +256,7 @@ class _Canvas:
         return True
 
     def _unfit(self, box: Box) -> bool:
-        """Whether an object's box is smaller than objects are to be, or nearly the box of another."""
+        """Whether an object's box is smaller than objects are to be, or lies too much in the box of another."""
         width, height = box[2] - box[0], box[3] - box[1]
         if max(width, height) < 0.95 * SIDES[0] * self.size or min(width, height) < 0.4 * SIDES[0] * self.size:
             return True
@@ -261,7 +264,7 @@ class _Canvas:
             w = min(box[2], other[2]) - max(box[0], other[0])
             h = min(box[3], other[3]) - max(box[1], other[1])
             both = max(w, 0) * max(h, 0)
-            if both > 0.5 * (width * height + (other[2] - other[0]) * (other[3] - other[1]) - both):
+            if both > OVERLAP * min(width * height, (other[2] - other[0]) * (other[3] - other[1])):
                 return True
         return False
 

@@ -53,6 +53,12 @@ class FCOS(nn.Module):
             channels, 1, spec.classes, num_convs=spec.head_convs, norm_layer=group_norm
         )
         self.regression_head = FCOSRegressionHead(channels, 1, num_convs=spec.head_convs, norm_layer=group_norm)
+        for tower in (self.classification_head.conv, self.regression_head.conv):
+            for module in tower:
+                if isinstance(module, nn.Conv2d):
+                    # torchvision's deviation of 0.01 is for thousands of SGD steps; before a GroupNorm it makes
+                    # Adam's steps as large as the weights themselves, and learning several times slower.
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor, content: Tensor, levels: Sequence[int] = FULL_LEVELS) -> Regions:
