@@ -28,6 +28,8 @@ from sedet.training.validate import Judge
 
 BURN_IN_FILE = "burn_in.pt"
 LAST_FILE = "last.pt"
+SCORES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+"""What of each evaluation goes into metrics.csv."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def evaluate(t: Training) -> None:
         # Every process judges: the same numbers everywhere, so that all take the same turn.
         teacher, student = t.judge.judge(t.teacher.model), t.judge.judge(t.student)
         for name, metrics in (("teacher", teacher), ("student", student)):
-            scores |= {f"{name}_{key}": getattr(metrics, key) for key in ("ap", "ap50", "ap75")}
+            scores |= {f"{name}_{key}": getattr(metrics, key) for key in SCORES}
     if ends_burn_in:
         if teacher is not None and student is not None and _ap(student) > _ap(teacher):
             t.teacher.copy_from(t.student)

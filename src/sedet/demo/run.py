@@ -1,0 +1,238 @@
+"""``sedet demo``: few labels and a folder of images in, a better detector out, in minutes and without a download."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from sedet.config import TrainConfig
+from sedet.data.formats import read_table
+from sedet.data.images import read_image
+from sedet.data.table import AnnotationTable
+from sedet.demo.scenes import DemoData, draw_scenes
+from sedet.demo.settings import AREA_RANGES, CEILING_FROM, SCENES, demo_config
+from sedet.detectors.build import Detector
+from sedet.detectors.file import load_detector, write_atomically
+from sedet.evaluation.coco import Metrics
+from sedet.reporting.draw import draw_boxes, grid
+from sedet.training.checkpoint import load_checkpoint
+from sedet.training.loop import LAST_FILE
+from sedet.training.run import train, versions
+from sedet.training.validate import Judge
+
+PICTURES = 6
+"""Val images in the side-by-side picture."""
+PICTURE_SCORE = 0.3
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One detector of the demo."""
+
+    label: str
+    method: str
+    teacher: bool
+    metrics: Metrics
+    model: Detector
+    seconds: float
+
+
+def run_demo(out: Path, *, seed: int = 0, fast: bool = False, budget: float = 480.0) -> dict[str, Any]:
+    """Draw the data, train the supervised twin and SED from one burn-in, and show what came of it.
+
+    Args:
+        out: folder to write; must be new or empty, or hold only the demo's data.
+        seed: of the data and of the training.
+        fast: a minute's run that only shows that everything works; its figures mean nothing.
+        budget: seconds within which the ceiling (all labels) is still trained.
+
+    Returns:
+        What summary.json holds.
+    """
+    started = time.perf_counter()
+    console = Console(stderr=True)
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    scenes = replace(SCENES, labeled=8, unlabeled=24, val=12) if fast else SCENES
+    say(f"Drawing {scenes.labeled} labelled, {scenes.unlabeled} unlabelled and {scenes.val} val images ...")
+    data = draw_scenes(
+        out / "data",
+        seed=seed,
+        labeled=scenes.labeled,
+        unlabeled=scenes.unlabeled,
+        val=scenes.val,
+        size=scenes.size,
+    )
+    threads = torch.get_num_threads()
+    config = demo_config(data, seed=seed, fast=fast)
+    val = read_table(data.val_json)
+    judge = Judge(val, config.image_size or scenes.size, area_ranges=AREA_RANGES)
+
+    say("\n1. Labels alone: the supervised twin.")
+    twin_config = replace(config, method="supervised", unlabeled=(), out=str(out / "supervised"))
+    twin = train(twin_config)
+    judged = [_judge(judge, out / "supervised", "supervised", "supervised", True, twin.seconds)]
+
+    say("\n2. SED, from the same burn-in, for as many labelled updates.")
+    sed = train(replace(config, out=str(out / "sed"), start=str(out / "supervised")))
+    judged += [
+        _judge(judge, out / "sed", "SED, student", "sed", False, sed.seconds),
+        _judge(judge, out / "sed", "SED, teacher", "sed", True, sed.seconds),
+    ]
+
+    spent = time.perf_counter() - started
+    if fast or spent + CEILING_FROM * twin.seconds < budget:
+        say("\n3. The ceiling: supervised, with the labels of all images.")
+        ceiling_config = replace(
+            twin_config, labeled=str(data.all_json), images=str(data.root), out=str(out / "ceiling")
+        )
+        ceiling = train(ceiling_config)
+        judged.append(_judge(judge, out / "ceiling", "all labels (ceiling)", "supervised", True, ceiling.seconds))
+    else:
+        say(f"\n3. The ceiling is left out: {spent:.0f} s have passed.")
+
+    seconds = time.perf_counter() - started
+    summary = summarize(judged, config, data, seed, seconds, threads, fast)
+    write_atomically(out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+    picture(val, judged, judge.image_size).save(out / "predictions.png")
+    _print_table(judged, seconds)
+    say(_verdict(judged, fast))
+    say(f"Pictures: {out / 'predictions.png'}   Figures: {out / 'summary.json'}   Runs: {out}/{{supervised,sed}}")
+    return summary
+
+
+def _judge(judge: Judge, run: Path, label: str, method: str, teacher: bool, seconds: float) -> Judged:
+    model = load_detector(run / "best.safetensors").model  # guard is off in the demo: the last teacher
+    if not teacher:
+        model.load_state_dict(load_checkpoint(run / "checkpoints" / LAST_FILE)["student"])
+    return Judged(label, method, teacher, judge.judge(model), model, seconds)
+
+
+def summarize(
+    judged: list[Judged],
+    config: TrainConfig,
+    data: DemoData,
+    seed: int,
+    seconds: float,
+    threads: int,
+    fast: bool,
+) -> dict[str, Any]:
+    """summary.json: one row a detector, and what is needed to get it again."""
+    rows = []
+    for one in judged:
+        every = one.label.startswith("all labels")
+        labeled = data.images["labeled"] + (data.images["unlabeled"] if every else 0)
+        rows.append(
+            {
+                "dataset": "demo",
+                "percent": round(100 * labeled / (data.images["labeled"] + data.images["unlabeled"]), 1),
+                "fold": 0,
+                "seed": seed,
+                "method": one.method,
+                "variant": "ceiling" if every else "default",
+                "detector": config.detector,
+                "backbone": config.backbone,
+                "image_size": config.image_size,
+                "steps": config.steps,
+                "labeled_images": labeled,
+                "unlabeled_images": data.images["unlabeled"] if one.method == "sed" else 0,
+                **{
+                    key: one.metrics.to_dict()[key]
+                    for key in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+                },
+                "per_class": one.metrics.to_dict()["per_class"],
+                "teacher": one.teacher,
+                "selection": "last step",
+                "trials": 1,
+                "seconds": round(one.seconds, 1),
+                "device": f"{config.device} ({platform.machine()}, {threads} threads)",
+                "commit": commit(),
+                "versions": versions(),
+            }
+        )
+    return {
+        "rows": rows,
+        "fast": fast,
+        "seconds": round(seconds, 1),
+        "area_ranges": AREA_RANGES,
+        "gain": round(_ap(judged, "SED, teacher") - _ap(judged, "supervised"), 2),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _ap(judged: list[Judged], label: str) -> float:
+    return next(one.metrics.ap for one in judged if one.label == label)
+
+
+def commit() -> str:
+    """The commit of the checkout this package lies in, or how it was installed."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        found = None
+    if found is not None and found.returncode == 0 and (here.parents[2] / "pyproject.toml").is_file():
+        return found.stdout.strip()
+    return f"installed {versions()['sedet']}"
+
+
+def _print_table(judged: list[Judged], seconds: float) -> None:
+    table = Table(title=f"AP on the val images ({seconds:.0f} s in all, {os.cpu_count()} cores)")
+    table.add_column("detector")
+    for column in ("AP", "AP50", "small", "medium", "large"):
+        table.add_column(column, justify="right")
+    for one in judged:
+        m = one.metrics
+        table.add_row(one.label, *(f"{v:.1f}" for v in (m.ap, m.ap50, m.ap_small, m.ap_medium, m.ap_large)))
+    Console().print(table)
+    low, high = AREA_RANGES
+    Console().print(f"small: under {low:.0f} px a side, large: over {high:.0f} px", highlight=False)
+
+
+def _verdict(judged: list[Judged], fast: bool) -> str:
+    gain = _ap(judged, "SED, teacher") - _ap(judged, "supervised")
+    if fast:
+        return "A fast run only shows that everything works: its figures mean nothing."
+    if gain > 0:
+        return f"Unlabelled images brought {gain:+.1f} AP over the labels alone."
+    return f"SED LOST in this run: {gain:+.1f} AP against the labels alone. Another --seed shows how it varies."
+
+
+def picture(val: AnnotationTable, judged: list[Judged], image_size: int) -> Any:
+    """Truth, supervised and SED side by side on the val images with the most objects."""
+    order = sorted(range(len(val)), key=lambda i: -len(val.objects[i]))[:PICTURES]
+    chosen = val.subset(order)
+    found = {
+        one.label: Judge(chosen, image_size).detections(one.model)
+        for one in judged
+        if one.label in ("supervised", "SED, teacher")
+    }
+    images, titles = [], []
+    for i, entry in enumerate(chosen.images):
+        pixels = read_image(entry.path)
+        truth = chosen.objects[i]
+        images.append(draw_boxes(pixels, truth.boxes, truth.labels, val.classes))
+        titles.append(f"{entry.name}: truth")
+        for label, detections in found.items():
+            keep = detections[i].scores >= PICTURE_SCORE
+            boxes, labels, scores = (
+                x[keep].numpy() for x in (detections[i].boxes, detections[i].labels, detections[i].scores)
+            )
+            images.append(draw_boxes(pixels, boxes, labels, val.classes, scores))
+            titles.append(label)
+    return grid(images, titles, 1 + len(found))
