@@ -68,7 +68,9 @@ class SEDConfig:
     box_loss: Literal["giou", "smooth_l1"] = "giou"
     """Loss between the teacher's and the student's boxes (smooth L1 in units of stride)."""
     temperature: float = 1.0
-    """Divides the teacher's class logits; below 1 sharpens."""
+    """Divides the teacher's class logits, measured from the pivot's; below 1 sharpens."""
+    pivot: float = 0.5
+    """The score that the temperature leaves as it is: above it scores rise, below they fall, when sharpened."""
     weight: float = 2.0
     """lambda_u: weight of the unlabelled loss after the ramp."""
     scale_weight: float = 1.0

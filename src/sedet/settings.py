@@ -202,6 +202,8 @@ def validate(config: TrainConfig) -> TrainConfig:
         raise ConfigError(
             f"views.scale_min ({config.views.scale_min}) is above views.scale_max ({config.views.scale_max})"
         )
+    if not 0 < config.sed.pivot < 1:
+        raise ConfigError(f"sed.pivot must lie between 0 and 1, not {config.sed.pivot}")
     if (config.burn_in or 0.0) + config.ramp > 1:
         raise ConfigError(f"burn_in ({config.burn_in}) and ramp ({config.ramp}) together exceed 1")
     for key in ("classes", "unlabeled"):

@@ -25,6 +25,7 @@ there the student cannot see what the teacher saw, and the discrepancy weight wo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -95,7 +96,7 @@ class SED:
         if config.targets == "hard":
             labels = pseudo_labels(teacher, answer, unlabeled, config.threshold, self.erase_limit)
         else:
-            target = teacher_target(answer, unlabeled, self.erase_limit, config.temperature)
+            target = teacher_target(answer, unlabeled, self.erase_limit, config.temperature, config.pivot)
         for name, regions, view_weight in views:
             if config.targets == "hard":
                 wanted = [t.halved() for t in labels] if name == "scale" else labels
@@ -114,7 +115,7 @@ class TeacherTarget:
     """The teacher's detached answers, shared by both views.
 
     Attributes:
-        logits: float [batch, regions, classes], divided by the temperature.
+        logits: float [batch, regions, classes], at the temperature asked for.
         boxes: float [batch, regions, 4], xyxy in pixels of the full view.
         quality: float [batch, regions] logits, or None.
         mask: bool [batch, regions], m_r.
@@ -129,9 +130,16 @@ class TeacherTarget:
 
 
 @torch.no_grad()
-def teacher_target(answer: Regions, batch: Batch, erase_limit: float, temperature: float = 1.0) -> TeacherTarget:
-    """What the teacher's answers on the weak view ask of the student, and where (m_r and v_r)."""
-    logits = answer.logits.detach() / temperature
+def teacher_target(
+    answer: Regions, batch: Batch, erase_limit: float, temperature: float = 1.0, pivot: float = 0.5
+) -> TeacherTarget:
+    """What the teacher's answers on the weak view ask of the student, and where (m_r and v_r).
+
+    Logits z become z0 + (z - z0) / temperature with z0 = logit(pivot): detectors trained on few labels by focal loss
+    seldom reach 0.5, where a plain temperature would turn the sharpening round.
+    """
+    center = math.log(pivot / (1.0 - pivot))
+    logits = center + (answer.logits.detach() - center) / temperature
     mask = answer.valid.clone()
     for i, erased in enumerate(batch.erased):
         used = erased[(erased[:, 2:] > erased[:, :2]).all(dim=1)]
