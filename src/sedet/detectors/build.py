@@ -59,8 +59,12 @@ def rebuild_detector(spec: dict[str, Any], freeze_stages: int = 0) -> Detector:
         parsed = FCOSSpec(**known)
     except TypeError as error:
         raise CheckpointError(f"the detector's description does not fit this version ({error})") from error
-    sizes = (parsed.classes, parsed.neck_channels, parsed.head_convs)
-    if not all(isinstance(v, int) and 0 <= v <= 100_000 for v in sizes) or not isinstance(parsed.backbone, str):
+    # What a file asks for is built before its weights are compared: no network of absurd size.
+    sizes = ((parsed.classes, 1, 100_000), (parsed.neck_channels, 1, 8192), (parsed.head_convs, 0, 64))
+    sane = all(isinstance(value, int) and low <= value <= high for value, low, high in sizes)
+    ranges = (parsed.level_range, parsed.center_radius)
+    sane &= all(isinstance(value, (int, float)) and 0 < value < 1e6 for value in ranges)
+    if not sane or not isinstance(parsed.backbone, str):
         raise CheckpointError(f"the detector's description is damaged: {spec}")
     body = Backbone(parsed.backbone, "none", freeze_stages, pretrained_norm=parsed.pretrained_norm)
     return FCOS(parsed, body)

@@ -85,7 +85,11 @@ def load_detector(path: Path | str, device: torch.device | str = "cpu") -> Loade
         raise CheckpointError(f"{path}: its description is damaged ({type(error).__name__}: {error})") from error
     if version > FORMAT:
         raise CheckpointError(f"{path}: written by a newer sedet (format {version}); update to read it")
+    if not 0 < image_size <= 16_384:
+        raise CheckpointError(f"{path}: its description is damaged (image_size {image_size})")
     model = rebuild_detector(spec)
+    if len(classes) != model.spec.classes:
+        raise CheckpointError(f"{path}: its description is damaged ({len(classes)} classes for {model.spec.classes})")
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
