@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from sedet.config import ModelConfig
+from sedet.config import ModelConfig, TrainConfig
 from sedet.data.batch import Batch, Targets
 from sedet.data.views import View, half_view, stack_views
 from sedet.detectors.build import build_detector
@@ -132,3 +134,27 @@ def dataset(folder: Path, labeled: int = 6, unlabeled: int = 6, val: int = 3) ->
         if name != "unlabeled":
             (folder / f"{name}.json").write_text(json.dumps(data))
     return folder
+
+
+def config(data: Path, out: Path, **changes: Any) -> TrainConfig:
+    """Settings of a training of seconds on :func:`dataset`: 2 of 8 steps are burn-in."""
+    settings = TrainConfig(
+        labeled=str(data / "labeled.json"),
+        unlabeled=(str(data / "unlabeled"),),
+        val=str(data / "val.json"),
+        out=str(out),
+        backbone=BACKBONE,
+        weights="none",
+        image_size=64,
+        batch=2,
+        steps=8,
+        burn_in=0.25,
+        ramp=0.25,
+        eval_every=2,
+        save_every=1,
+        device="cpu",
+        threads=1,
+        workers=0,
+        model=MODEL,
+    )
+    return replace(settings, **changes)
