@@ -125,7 +125,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / ".gpu" / "data")
     parser.add_argument("--sets", nargs="+", choices=tuple(SOURCES), default=["coco-people", "bccd"])
     parser.add_argument("--size", type=int, default=320, help="longest side, pixels")
-    parser.add_argument("--quality", type=int, default=82, help="of JPEG")
+    parser.add_argument("--quality", type=int, default=70, help="of JPEG")
     options = parser.parse_args()
     try:
         data, out = options.data.resolve(), options.out.resolve()

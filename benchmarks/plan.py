@@ -126,11 +126,9 @@ def load_recipe(name: str, dataset: str, path: Path = RECIPES) -> Recipe:
     Raises:
         ConfigError: there is no such recipe, or it has an unknown part.
     """
-    if name == "demo":
-        return demo_recipe()
     recipes = yaml.safe_load(path.read_text(encoding="utf-8"))
     if name not in recipes:
-        raise ConfigError(f"there is no recipe '{name}' in {path.name}; it has demo, {', '.join(recipes)}")
+        raise ConfigError(f"there is no recipe '{name}' in {path.name}; it has {', '.join(recipes)}")
     general = dict(recipes[name])
     special = dict(general.pop("datasets", {}).get(dataset, {}))
     for part in (general, special):
@@ -144,18 +142,17 @@ def load_recipe(name: str, dataset: str, path: Path = RECIPES) -> Recipe:
     return Recipe(
         name,
         str(special.get("about", general.get("about", ""))),
-        {**general.get("settings", {}), **special.get("settings", {})},
+        {**(demo_settings() if name == "demo" else {}), **general.get("settings", {}), **special.get("settings", {})},
         methods,
         {**dict.fromkeys(VARIANTS, 0), **general.get("trials", {}), **special.get("trials", {})},
     )
 
 
-def demo_recipe() -> Recipe:
-    """The settings of ``sedet demo`` itself."""
+def demo_settings() -> dict[str, Any]:
+    """The settings of ``sedet demo`` itself, but for its paths, method and seed."""
     empty = DemoData(Path(), Path(), Path(), Path(), Path(), (), {}, {})
     config = to_dict(demo_config(empty, seed=0, fast=False))
-    settings = {key: value for key, value in config.items() if key not in (*NOT_NUMBERS, "method", "seed", *FIXED)}
-    return Recipe("demo", "the settings of sedet demo", settings, {m: {} for m in VARIANTS}, dict.fromkeys(VARIANTS, 0))
+    return {key: value for key, value in config.items() if key not in (*NOT_NUMBERS, "method", "seed", *FIXED)}
 
 
 @dataclass(frozen=True)

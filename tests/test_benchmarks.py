@@ -57,7 +57,7 @@ def job(length: float | None = None, extra: dict[str, Any] | None = None, **chan
 # --- settings -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", ["cpu", "gpu", "gpu-r50", "tiny"])
+@pytest.mark.parametrize("recipe", ["demo", "cpu", "gpu", "gpu-r50", "tiny"])
 def test_methods_and_lengths_share_one_burn_in(recipe: str) -> None:
     jobs = [job(recipe=recipe), job(recipe=recipe, variant="2x"), job(recipe=recipe, variant="hard-0.5")]
     jobs += [job(recipe=recipe, method="supervised", variant=v) for v in ("default", "2x", "4x")]
