@@ -47,6 +47,7 @@ class Batch:
         targets: one an image, in the full view's pixels; None for unlabelled images.
         names: the images' names, for messages.
         skipped: names of images that could not be read and were replaced by others.
+        double: uint8 [batch, 3, 2 * side, 2 * side], the weak view at double size, or None.
     """
 
     strong: Tensor
@@ -57,6 +58,7 @@ class Batch:
     targets: tuple[Targets, ...] | None
     names: tuple[str, ...]
     skipped: tuple[str, ...] = ()
+    double: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.strong)
@@ -71,6 +73,7 @@ class Batch:
             targets=None if self.targets is None else tuple(t.to(device) for t in self.targets),
             names=self.names,
             skipped=self.skipped,
+            double=None if self.double is None else self.double.to(device, non_blocking=True),
         )
 
     def first(self, count: int) -> Batch:
@@ -84,6 +87,7 @@ class Batch:
             targets=None if self.targets is None else self.targets[:count],
             names=self.names[:count],
             skipped=self.skipped,
+            double=None if self.double is None else self.double[:count],
         )
 
     def pin_memory(self) -> Batch:
@@ -97,6 +101,7 @@ class Batch:
             targets=self.targets,
             names=self.names,
             skipped=self.skipped,
+            double=None if self.double is None else self.double.pin_memory(),
         )
 
 

@@ -84,6 +84,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         batch, unlabeled_batch: images of each kind in a micro-step, over all processes.
         image_size: long side of a view at zoom 1, pixels.
         unlabeled_from: first micro-step with unlabelled images.
+        double: unlabelled images come with the weak view at double size, too.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         views: ViewConfig,
         seed: int,
         unlabeled_from: int,
+        double: bool = False,
         cache: float = 0.0,
         workers: int = 0,
         rank: int = 0,
@@ -106,9 +108,10 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         self.batch, self.unlabeled_batch = batch, unlabeled_batch
         self.image_size, self.views, self.seed = image_size, views, seed
         self.unlabeled_from = unlabeled_from
+        self.double = double
         self.rank, self.world = rank, world
         self._cache_limit = cache / max(1, workers)  # each worker process fills its own
-        self._cache: ImageCache | None = None
+        self._caches: dict[str, ImageCache] = {}
 
     def __getitem__(self, step: int) -> tuple[Batch, Batch | None]:
         labeled = self._read("labeled", self.labeled, self.batch, step)
@@ -119,22 +122,26 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
 
     def _read(self, purpose: str, samples: Sequence[Sample], batch: int, step: int) -> Batch:
         share = batch // self.world
-        views, weak, targets, names, skipped = [], [], [], [], []
+        views, targets, names, skipped = [], [], [], []
+        weak: list[View] = []
+        doubled: list[View] = []
+        labelled = samples[0].objects is not None
         for slot in range(self.rank * share, (self.rank + 1) * share):
             position = step * batch + slot
             sample, image, broken = self._pick(samples, purpose, position)
             skipped += broken
             names.append(sample.name)
             original = sample.size if sample.size[0] else None
-            rng = chance.generator(self.seed, purpose, "geometry", position)
-            weak.append(weak_view(image, self.image_size, self.views, rng, original))
+            for factor, into in ((1, weak), (2, doubled)):
+                if factor == 1 or (self.double and not labelled):
+                    rng = chance.generator(self.seed, purpose, "geometry", position)
+                    into.append(weak_view(image, self.image_size, self.views, rng, original, factor))
             views.append(strong_view(weak[-1], self.views, self.seed, purpose, position))
             if sample.objects is not None:
                 targets.append(view_targets(views[-1], sample.objects, self.views))
         side = canvas_side(self.image_size)
         strong, content = stack_views(views, side)
         half, _ = stack_views([half_view(v) for v in views], side // 2)
-        labelled = samples[0].objects is not None
         return Batch(
             strong=strong,
             half=half,
@@ -144,21 +151,24 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
             targets=tuple(targets) if labelled else None,
             names=tuple(names),
             skipped=tuple(skipped),
+            double=stack_views(doubled, 2 * side)[0] if doubled else None,
         )
 
     def _pick(
         self, samples: Sequence[Sample], purpose: str, position: int
     ) -> tuple[Sample, NDArray[np.uint8], list[str]]:
         """The sample at a position of the stream; the next in the set that can be read, where it cannot be."""
-        if self._cache is None:
-            zoom = max(1.0, self.views.scale_max)
-            self._cache = ImageCache(self._cache_limit, math.ceil(self.image_size * zoom))
+        if purpose not in self._caches:
+            # One a purpose: what SED's double-size views need must not change the labelled images' pixels.
+            zoom = max(1.0, self.views.scale_max) * (2 if self.double and purpose == "unlabeled" else 1)
+            limit = self._cache_limit / (2 if self.unlabeled else 1)
+            self._caches[purpose] = ImageCache(limit, math.ceil(self.image_size * zoom))
         index = chance.endless_index(self.seed, purpose, len(samples), position)
         broken: list[str] = []
         for offset in range(len(samples)):
             sample = samples[(index + offset) % len(samples)]
             try:
-                return sample, self._cache.read(sample), broken
+                return sample, self._caches[purpose].read(sample), broken
             except ImageError:
                 broken.append(sample.name)
         raise SedetError(f"none of the {len(samples)} {purpose} images can be read (first: {broken[0]})")

@@ -82,12 +82,16 @@ def weak_view(
     config: ViewConfig,
     rng: np.random.Generator,
     original: tuple[int, int] | None = None,
+    factor: int = 1,
 ) -> View:
-    """Resize, scale jitter (log-uniform; a random crop where it leaves the canvas) and flips."""
+    """Resize, scale jitter (log-uniform; a random crop where it leaves the canvas) and flips.
+
+    With ``factor`` 2 the same geometry at exactly double size, from the same draws.
+    """
     zoom = float(np.exp(rng.uniform(math.log(config.scale_min), math.log(config.scale_max))))
     corner = (float(rng.random()), float(rng.random()))
     flip = (bool(rng.random() < config.flip), bool(rng.random() < config.vertical_flip))
-    return _place(image, original, image_size, zoom, corner, flip)
+    return _place(image, original, image_size, zoom, corner, flip, factor)
 
 
 def _place(
@@ -97,19 +101,20 @@ def _place(
     zoom: float,
     corner: tuple[float, float],
     flip: tuple[bool, bool],
+    factor: int = 1,
 ) -> View:
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     height, width = pixels.shape[-2:]
     original_width, original_height = original or (width, height)
     scale = zoom * image_size / max(width, height)
     zoomed_width, zoomed_height = even(width * scale), even(height * scale)
-    pixels = vf.resize(pixels, [zoomed_height, zoomed_width], antialias=True)
+    pixels = vf.resize(pixels, [factor * zoomed_height, factor * zoomed_width], antialias=True)
     matrix = np.diag([zoomed_width / original_width, zoomed_height / original_height, 1.0])
     side = even(image_size)
     crop_width, crop_height = min(zoomed_width, side), min(zoomed_height, side)
     left = int(corner[0] * (zoomed_width - crop_width + 1))
     top = int(corner[1] * (zoomed_height - crop_height + 1))
-    pixels = vf.crop(pixels, top, left, crop_height, crop_width)
+    pixels = vf.crop(pixels, factor * top, factor * left, factor * crop_height, factor * crop_width)
     matrix = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]], dtype=np.float64) @ matrix
     if flip[0]:
         pixels = vf.horizontal_flip(pixels)
@@ -117,6 +122,7 @@ def _place(
     if flip[1]:
         pixels = vf.vertical_flip(pixels)
         matrix = np.array([[1, 0, 0], [0, -1, crop_height], [0, 0, 1]], dtype=np.float64) @ matrix
+    matrix = np.diag([factor, factor, 1.0]) @ matrix
     return View(pixels, matrix, torch.zeros(0, 4))
 
 

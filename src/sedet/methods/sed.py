@@ -87,6 +87,8 @@ class SED:
         assert unlabeled.weak is not None
         with torch.no_grad():
             answer = teacher(pixels(unlabeled.weak), unlabeled.content)
+            if unlabeled.double is not None:
+                answer = join_sizes(answer, teacher(pixels(unlabeled.double), 2 * unlabeled.content))
         views: list[tuple[str, Regions, float]] = []
         if config.distill:
             views.append(("distill", full.images(slice(count, None)), weight))
@@ -108,6 +110,41 @@ class SED:
             ):
                 losses[f"{name}_{part}"] = view_weight * part_weight * parts[part]
         return losses
+
+
+@torch.no_grad()
+def join_sizes(full: Regions, double: Regions) -> Regions:
+    """The teacher's answers on the full view and on the same view at double size, joined on the full view's regions.
+
+    Level P_l of the full view and P_{l+1} of the double view have the same grid. The lowest level P_3 also collects
+    the double view's P_3, of which four cells lie in one of its own: small objects are seen there first. Of these
+    the double view's most confident answer counts. Class scores are the mean of both views; box and quality come
+    from the more confident view. The highest level has no partner and stays (our design).
+    """
+    logits, boxes = full.logits.clone(), full.boxes.clone()
+    quality = None if full.quality is None else full.quality.clone()
+    lowest = full.strides.min()
+    for stride in torch.unique(full.strides):
+        here = (full.strides == stride).nonzero().squeeze(1)
+        options = [(double.strides == 2 * stride).nonzero().squeeze(1)]
+        if stride == lowest:
+            side = math.isqrt(len(here))
+            cells = (double.strides == stride).nonzero().squeeze(1).view(side, 2, side, 2)
+            options += [cells[:, i, :, j].reshape(-1) for i in (0, 1) for j in (0, 1)]
+        options = [option for option in options if len(option) == len(here)]
+        if not options:
+            continue
+        index = torch.stack(options)  # [options, regions of this level]
+        best = double.logits[:, index].amax(dim=-1).argmax(dim=1)  # [batch, regions]
+        chosen = index.t()[torch.arange(len(here), device=best.device), best]
+        image = torch.arange(len(best), device=best.device)[:, None]
+        seen = double.logits[image, chosen]
+        surer = seen.amax(dim=-1) > full.logits[:, here].amax(dim=-1)
+        logits[:, here] = ((seen.sigmoid() + full.logits[:, here].sigmoid()) / 2).logit(eps=1e-6)
+        boxes[:, here] = torch.where(surer[..., None], double.boxes[image, chosen] / 2, full.boxes[:, here])
+        if quality is not None and double.quality is not None:
+            quality[:, here] = torch.where(surer, double.quality[image, chosen], quality[:, here])
+    return Regions(logits, boxes, quality, full.points, full.strides, full.valid)
 
 
 @dataclass(frozen=True, slots=True)
