@@ -1,0 +1,299 @@
+"""What a training leaves behind: nothing half-written, a folder that can be gone on with, a verdict that is true."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sedet
+from sedet.api import resumed
+from sedet.config import TrainConfig
+from sedet.detectors.file import load_detector
+from sedet.errors import CheckpointError, ConfigError, SedetError, TrainingError
+from sedet.settings import load_config
+from sedet.training import loop
+from sedet.training.checkpoint import load_checkpoint, save_checkpoint
+from sedet.training.inputs import read_data, same_data
+from sedet.training.pictures import Album
+from sedet.training.run import train
+from tests.data.sets import edit
+from tests.training.runs import data, judged, snapshot, supervised
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    monkeypatch.setattr(Album, "_draw", lambda *_: None)  # pictures take longer than these trainings
+    return data(tmp_path)
+
+
+# --- nothing half-written -----------------------------------------------------------------------------------
+
+
+def no_boxes(config: TrainConfig) -> TrainConfig:
+    edit(Path(config.labeled), {"annotations": []})
+    return config
+
+
+def broken_json(config: TrainConfig) -> TrainConfig:
+    Path(config.labeled).write_text('{"images": [')
+    return config
+
+
+def other_val(config: TrainConfig) -> TrainConfig:
+    edit(Path(config.val or ""), {"categories": [{"id": 3, "name": "tree"}, {"id": 7, "name": "house"}]})
+    return config
+
+
+def unreadable_pool(config: TrainConfig) -> TrainConfig:
+    for path in Path(config.unlabeled[0]).iterdir():
+        path.write_bytes(b"no image " + path.name.encode())
+    return config
+
+
+def foreign_start(config: TrainConfig) -> TrainConfig:
+    run = Path(config.out).parent / "foreign"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "burn_in.pt").write_bytes(b"not a checkpoint")
+    return replace(config, start=str(run))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (no_boxes, "no boxes at all"),
+        (broken_json, "labels.json"),
+        (other_val, "no box of a class to learn"),
+        (unreadable_pool, "none of the unlabelled images"),
+        (foreign_start, "burn_in.pt"),
+        (lambda c: replace(c, labeled="/nowhere/labels.json"), "/nowhere/labels.json"),
+        (lambda c: replace(c, unlabeled=("/nowhere",)), "/nowhere"),
+        (lambda c: replace(c, classes=("cat", "dgo")), "'dgo'"),
+        (lambda c: replace(c, weights="/nowhere/w.pth"), "w.pth"),
+        (lambda c: replace(c, backbone="resnet51"), "resnet51"),
+        (lambda c: replace(c, init="/nowhere/best.safetensors"), "best.safetensors"),
+        (lambda c: replace(c, start="/nowhere/run"), "/nowhere/run"),
+        (lambda c: replace(c, accumulate=3), "accumulate"),
+    ],
+)
+def test_mistakes_leave_nothing_behind(
+    config: TrainConfig, spoil: Callable[[TrainConfig], TrainConfig], said: str
+) -> None:
+    with pytest.raises(SedetError, match=said):
+        train(spoil(config))
+    assert not Path(config.out).exists()
+
+
+def test_a_folder_in_use_is_told_before_anything_is_read(config: TrainConfig) -> None:
+    Path(config.out).mkdir()
+    (Path(config.out) / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"in use: give a new one with --out$"):
+        train(replace(config, labeled="/nowhere"))
+    assert [p.name for p in Path(config.out).iterdir()] == ["thesis.txt"]
+
+
+def test_a_full_disk_is_one_line(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("sedet.training.runlog.write_atomically", full)
+    with pytest.raises(TrainingError, match=r"disk is full .*metrics\.csv.*--resume"):
+        train(config)
+
+
+# --- one whole run ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """A finished run on data with a damaged unlabelled image, started with relative paths."""
+    root = tmp_path_factory.mktemp("whole")
+    config = data(root)
+    (root / "unlabeled" / "empty.png").write_bytes(b"")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        train(
+            replace(config, labeled="labeled/labels.json", unlabeled=("unlabeled",), val="val/labels.json", out="run")
+        )
+    return config
+
+
+def test_the_folder_has_everything(run: TrainConfig) -> None:
+    out = Path(run.out)
+    pictures = {"labeled_000000", "labeled_000002", "unlabeled_000002", "labeled_000004", "unlabeled_000004"}
+    assert {p.stem for p in (out / "pictures").iterdir()} == pictures | {"predictions"}
+    files = {"config.yaml", "metrics.csv", "train.log", "best.safetensors", "curves.png", "checkpoints", "pictures"}
+    assert {p.name for p in out.iterdir()} == files
+    assert {p.name for p in (out / "checkpoints").iterdir()} == {"last.pt", "burn_in.pt"}
+
+
+def test_its_settings_mean_the_same_from_anywhere(
+    run: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config(Path(run.out) / "config.yaml")
+    assert (config.labeled, config.unlabeled, config.val) == (run.labeled, run.unlabeled, run.val)
+    inputs = read_data(config)
+    assert inputs.facts() == {"classes": ["cat", "dog"], "labeled": 6, "val": 3, "unlabeled": 5}
+
+
+def test_its_log_tells_the_plan_and_the_verdict(run: TrainConfig) -> None:
+    log = (Path(run.out) / "train.log").read_text()
+    for part in (
+        "1 unlabelled images left out: they cannot be read",
+        "empty.png",
+        "Plan",
+        "6 labelled, 5 unlabelled, 3 to judge by",
+        "labels alone         AP",
+        "sed, teacher         AP",
+        "sed, student         AP",
+        "shipped              AP",
+        "Detector: run/best.safetensors",
+        "Measured: ",
+    ):
+        assert part in log, part
+    assert "Warning" not in log
+
+
+def test_a_finished_run_is_not_trained_again(run: TrainConfig) -> None:
+    before = snapshot(Path(run.out))
+    outcome = sedet.train(resume=run.out)
+    assert outcome.finished and outcome.step == 4
+    assert snapshot(Path(run.out)) == before
+    assert "nothing is left to train" in (Path(run.out) / "train.log").read_text()
+
+
+def test_a_warm_start_from_a_run(run: TrainConfig, tmp_path: Path) -> None:
+    """Other classes; goes on although the file it began with is gone."""
+    config = data(tmp_path)
+    changed = {"categories": [{"id": 3, "name": "dog"}, {"id": 7, "name": "hen"}]}
+    for file in (config.labeled, config.val):
+        edit(Path(file or ""), changed)
+    init = tmp_path / "mine.safetensors"
+    shutil.copy(Path(run.out) / "best.safetensors", init)
+    train(replace(config, backbone=None, init=str(init), stop=2))
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "weights from sedet, mine.safetensors" in log and "1 of 2 class rows" in log
+    init.unlink()
+    outcome = sedet.train(resume=tmp_path / "run")
+    assert outcome.finished and outcome.detector is not None
+    assert load_detector(outcome.detector).classes == ("dog", "hen")
+
+
+# --- going on -----------------------------------------------------------------------------------------------
+
+
+def classes_renamed(config: TrainConfig) -> None:
+    edit(Path(config.labeled), {"categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "wolf"}]})
+
+
+def image_gone(config: TrainConfig) -> None:
+    images = json.loads(Path(config.labeled).read_text())["images"]
+    last = images[-1]["id"]
+    annotations = json.loads(Path(config.labeled).read_text())["annotations"]
+    kept = [a for a in annotations if a["image_id"] != last]
+    edit(Path(config.labeled), {"images": images[:-1], "annotations": kept})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(classes_renamed, "gone: dog; new: wolf"), (image_gone, "6 labelled images when this run began, 5 now")],
+)
+def test_a_run_is_not_continued_on_other_labels(
+    config: TrainConfig, change: Callable[[TrainConfig], None], said: str
+) -> None:
+    train(replace(config, stop=2))
+    before = snapshot_of_all(Path(config.out))
+    change(config)
+    with pytest.raises(ConfigError, match=said):
+        train(resumed(Path(config.out), ()), resume=Path(config.out))
+    assert snapshot_of_all(Path(config.out)) == before
+
+
+def snapshot_of_all(run: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(run)): p.read_bytes() for p in run.rglob("*") if p.is_file()}
+
+
+def test_more_unlabelled_images_are_only_told(config: TrainConfig) -> None:
+    saved: dict[str, Any] = {"classes": ["cat"], "labeled": 6, "val": 3, "unlabeled": 5}
+    assert same_data(saved, saved, config) == []
+    (line,) = same_data(saved, {**saved, "unlabeled": 7}, config)
+    assert "5 unlabelled images when this run began, 7 now" in line
+    with pytest.raises(ConfigError, match="their order"):
+        same_data({**saved, "classes": ["a", "b"]}, {**saved, "classes": ["b", "a"]}, config)
+    with pytest.raises(ConfigError, match="3 validation images"):
+        same_data(saved, {**saved, "val": 0}, config)
+
+
+def test_a_checkpoint_of_another_network_is_refused(config: TrainConfig) -> None:
+    train(replace(config, stop=2))
+    path = Path(config.out) / "checkpoints" / "last.pt"
+    state = load_checkpoint(path)
+    state["student"] = {name: tensor[:1] for name, tensor in state["student"].items() if tensor.ndim}
+    save_checkpoint(path, state)
+    with pytest.raises(CheckpointError, match=r"last\.pt: does not fit this training"):
+        train(resumed(Path(config.out), ()), resume=Path(config.out))
+
+
+# --- the end ------------------------------------------------------------------------------------------------
+
+# Judgements come in pairs, teacher and student; the first pair is that of the end of the burn-in.
+FALLING = [30.0, 20.0, 25.0, 25.0, 24.0, 24.0, 23.0, 23.0, 22.0, 22.0]
+
+
+@pytest.mark.parametrize("guard", [True, False])
+def test_an_early_stop_ships_and_is_final(config: TrainConfig, guard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(config, steps=20, burn_in=0.1, eval_every=2, patience=2, guard=guard)
+    judged(monkeypatch, FALLING)
+    outcome = train(config)
+    assert (outcome.step, outcome.finished) == (6, True)
+    assert outcome.detector is not None and outcome.labels_alone == 30.0
+    assert outcome.ap == (30.0 if guard else 24.0)
+    assert load_detector(outcome.detector).metadata["step"] == (2 if guard else 6)
+    before = snapshot(Path(config.out))
+    judged(monkeypatch, [])  # judging again would fail
+    again = sedet.train(resume=config.out)
+    assert (again.step, again.finished, again.ap) == (6, True, outcome.ap)
+    assert snapshot(Path(config.out)) == before
+
+
+def test_the_guard_never_ships_less_than_the_labels_alone(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a run that takes its burn-in from another: the detector of the labels alone comes along."""
+    judged(monkeypatch, [30.0, 20.0, 28.0, 28.0])
+    twin = train(replace(supervised(config), out=str(Path(config.out).parent / "twin"), guard=False))
+    assert twin.ap == 28.0
+    judged(monkeypatch, [30.0, 25.0, 25.0])
+    outcome = train(replace(config, start=str(twin.run)))
+    assert (outcome.ap, outcome.labels_alone, outcome.teacher_ap) == (30.0, 30.0, 25.0)
+    assert outcome.detector is not None and load_detector(outcome.detector).metadata["step"] == 2
+    log = (Path(config.out) / "train.log").read_text()
+    assert "supervised twin      AP  28.0" in log
+    assert "of the labels alone (step 2): no later teacher was better" in log
+    assert "brought nothing over the labels" in log
+
+
+def test_without_val_the_last_teacher_is_shipped_with_a_warning(config: TrainConfig) -> None:
+    outcome = train(replace(config, val=None))
+    assert outcome.detector is not None and outcome.ap is None
+    assert load_detector(outcome.detector).metadata["step"] == 4
+    log = (Path(config.out) / "train.log").read_text()
+    assert "too few to set some aside" in log and "Warning: without val" in log
+
+
+def test_an_interruption_says_how_to_go_on(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    save = loop.save
+
+    def interrupt(t: loop.Training, name: str) -> None:
+        save(t, name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    assert f"Interrupted at step 2; go on with --resume {config.out}" in (Path(config.out) / "train.log").read_text()
