@@ -136,8 +136,10 @@ def train_loop(t: Training) -> None:
                 raise out_of_memory_error(t.module, labeled, unlabeled, progress, config, device) from error
             for key, value in values.items():
                 state.sums[key] = state.sums.get(key, 0.0) + value / micro
-        if config.clip > 0:
-            t.fabric.clip_gradients(t.module, t.optimizer, max_norm=config.clip, error_if_nonfinite=False)
+        largest = config.clip or math.inf
+        norm = t.fabric.clip_gradients(t.module, t.optimizer, max_norm=largest, error_if_nonfinite=False)
+        if scaler_of(t.fabric) is None and norm is not None:  # a scaler skips such steps by itself
+            check_finite({**values, "gradient norm": float(norm)}, names, state.step)
         t.optimizer.step()
         t.optimizer.zero_grad()
         state.step += 1
@@ -217,11 +219,16 @@ def _ap(metrics: Metrics) -> float:
     return 0.0 if math.isnan(metrics.ap) else metrics.ap
 
 
+def scaler_of(fabric: Fabric) -> Any:
+    """The gradient scaler of 16-bit precision, or None."""
+    return getattr(fabric.strategy.precision, "scaler", None)
+
+
 def save(t: Training, name: str) -> None:
     """Write a checkpoint of everything; one process writes."""
     if not t.fabric.is_global_zero:
         return
-    scaler = getattr(t.fabric.strategy.precision, "scaler", None)
+    scaler = scaler_of(t.fabric)
     save_checkpoint(
         Path(t.config.out) / "checkpoints" / name,
         {
@@ -242,7 +249,7 @@ def restore(t: Training, saved: dict[str, Any], path: Path) -> None:
     Raises:
         CheckpointError: it belongs to another network.
     """
-    scaler = getattr(t.fabric.strategy.precision, "scaler", None)
+    scaler = scaler_of(t.fabric)
     try:
         t.student.load_state_dict(saved["student"])
         t.teacher.model.load_state_dict(saved["teacher"])

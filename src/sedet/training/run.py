@@ -225,11 +225,14 @@ def make_fabric(config: TrainConfig) -> Fabric:
     """One process, or as many as ``torchrun`` started."""
     device = plan.resolve_device(config)
     world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # Nothing uses P2 in the burn-in where only unlabelled images are seen at half size.
+    late = config.method == "sed" and config.sed.scale and not config.half_size
+    strategy = "ddp_find_unused_parameters_true" if late else "ddp"
     fabric = Fabric(
         accelerator={"cpu": "cpu", "cuda": "gpu", "mps": "mps"}[device],
         devices=world,
         num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
-        strategy="ddp" if "LOCAL_WORLD_SIZE" in os.environ else "auto",
+        strategy=strategy if "LOCAL_WORLD_SIZE" in os.environ else "auto",
         precision=PRECISIONS[plan.resolve_precision(config, device)],
     )
     fabric.launch()
