@@ -151,7 +151,6 @@ def config(data: Path, out: Path, **changes: Any) -> TrainConfig:
         burn_in=0.25,
         ramp=0.25,
         eval_every=2,
-        save_every=1,
         device="cpu",
         threads=1,
         workers=0,
