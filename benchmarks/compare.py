@@ -56,8 +56,10 @@ def joint_bootstrap(
     metric: str = "ap",
     sizes: tuple[float, float] = (32.0, 96.0),
     same_images: bool = True,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Mean difference over pairs (second minus first), with its 95 % percentile interval over resampled images.
+
+    None where there are no objects to measure by.
 
     With one pair this is sedet.evaluation.bootstrap.paired_bootstrap, draw for draw.
     """
@@ -72,6 +74,8 @@ def joint_bootstrap(
         first, second = (per_image_records(table, d, thresholds, area) for d in (a, b))
         plain.append(float((mean_ap(second, np.ones((1, images))) - mean_ap(first, np.ones((1, images))))[0]))
         drawn.append(mean_ap(second, weights) - mean_ap(first, weights))
+    if np.isnan(plain).any():
+        return None
     low, high = np.nanpercentile(np.mean(drawn, axis=0), [2.5, 97.5])
     return {
         "difference": round(float(np.mean(plain)), 3),

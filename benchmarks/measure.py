@@ -193,6 +193,7 @@ def finish_run(config: TrainConfig, folder: Path, provenance: Provenance, wait: 
             save_detector(folder / "student.safetensors", loaded.model, loaded.classes, loaded.image_size, {})
         record |= {"started": None, "finished": True}
         rows.write_json(path, record)
+        record = json.loads(path.read_text(encoding="utf-8"))  # as a later call will find it
         last.unlink()  # large, and no longer needed
         return record
 
@@ -285,7 +286,11 @@ SCORES = ("teacher_ap", "teacher_ap50", "student_ap", "student_ap50")
 
 def curve(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The evaluations on dev while training, burn-in included."""
-    return [{"step": row["step"], **{k: round(row[k], 3) for k in SCORES}} for row in metrics if "teacher_ap" in row]
+    return [
+        {"step": row["step"], **{k: None if row[k] is None else round(row[k], 3) for k in SCORES}}
+        for row in metrics
+        if "teacher_ap" in row
+    ]
 
 
 def losses(metrics: list[dict[str, Any]]) -> dict[str, float]:

@@ -130,7 +130,7 @@ def interval(comparisons: Sequence[Any], group: dict[str, Any], first: Any, seco
     for c in comparisons:
         if all(c[k] == group[k] for k in GROUP) and c["first"] == list(first) and c["second"] == list(second):
             found = c["metrics"][metric]
-            return f"[{found['low']:+.1f}, {found['high']:+.1f}]"
+            return "" if found is None else f"[{found['low']:+.1f}, {found['high']:+.1f}]"
     return ""
 
 
@@ -259,6 +259,7 @@ def ablation_name(row: Row) -> str:
         "2x": "2 times the updates",
         "no-scale": "without scale-equivalent distillation",
         "no-distill": "without self-distillation at full size",
+        "no-double": "teacher at one size only",
         "reweight-foreground": "weights: the teacher's foreground",
         "reweight-none": "no weights",
         "no-reweight": "no weights, mean over all regions",

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import sedet
-from benchmarks import measure as runner
 from benchmarks import run as command
 from benchmarks.compare import compare, joint_bootstrap, load_comparisons, wanted
 from benchmarks.inputs import cell_data, judged_table, original_size, part_table, pool_table
@@ -36,6 +35,7 @@ from sedet.data.formats import read_table
 from sedet.errors import ConfigError
 from sedet.evaluation.bootstrap import paired_bootstrap
 from sedet.training import loop
+from sedet.training import run as training
 from tests.data.sets import SHARED, coco, voc, yolo
 from tests.evaluation.cases import random_case
 
@@ -198,21 +198,31 @@ def fresh_tables() -> Iterator[None]:
     yield
 
 
-@pytest.fixture
-def setting(tmp_path: Path) -> Setting:
+def tiny_setting(folder: Path) -> Setting:
     """Tiny vehicles: three images in the pool, one to judge by."""
-    threads = torch.get_num_threads()
-    data = tmp_path / "data"
     names = "train: train/images\nval: valid/images\ntest: valid/images\nnames: [cat, dog]\n"
-    yolo(data / "vehicles", names)
+    yolo(folder / "data" / "vehicles", names)
     return Setting(
-        data=data,
-        work=tmp_path / "work",
-        results=tmp_path / "results",
+        data=folder / "data",
+        work=folder / "work",
+        results=folder / "results",
         provenance=Provenance(COMMIT, ()),
         recipes=RECIPES,
-        on_machine={"device": "cpu", "threads": threads},
+        on_machine={"device": "cpu", "threads": torch.get_num_threads()},
     )
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Setting:
+    return tiny_setting(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    """A cell that was measured without an interruption."""
+    done = tiny_setting(tmp_path_factory.mktemp("whole"))
+    measure(cell(), done)
+    return done
 
 
 REQUIRED = (
@@ -224,13 +234,13 @@ REQUIRED = (
 
 def test_a_cell_gives_two_rows(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[str] = []
-    train = runner.training.train
+    train = training.train
 
     def counted(config: Any, resume: Path | None = None) -> Any:
         trained.append(Path(config.out).name)
         return train(config, resume)
 
-    monkeypatch.setattr(runner.training, "train", counted)
+    monkeypatch.setattr(training, "train", counted)
     for method in ("supervised", "sed"):
         measure(cell(method=method), setting)
     assert len(trained) == 3 and "burn-in" in trained[0]  # one burn-in for both
@@ -272,14 +282,14 @@ class Killed(BaseException):
     """Ends a run where it stands, as a signal does."""
 
 
-@pytest.mark.parametrize("after", [1, 2, 3, 4, 5])
+# before the first checkpoint, between the two files that end the burn-in, before and at the end of the training
+@pytest.mark.parametrize("after", [1, 3, 5])
 def test_an_interrupted_cell_goes_on(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, after: int
+    measured: Setting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, after: int
 ) -> None:
-    measure(cell(), setting)
-    whole = json.loads((setting.results / f"{cell().name}.json").read_text())
+    whole = json.loads((measured.results / f"{cell().name}.json").read_text())
 
-    broken = replace(setting, work=tmp_path / "again", results=tmp_path / "again-results")
+    broken = replace(measured, work=tmp_path / "again", results=tmp_path / "again-results")
     saves, save = 0, loop.save
 
     def interrupted(t: Any, name: str) -> None:
@@ -298,7 +308,7 @@ def test_an_interrupted_cell_goes_on(
     for a, b in zip(whole["rows"], again["rows"], strict=True):
         assert a["ap"] == b["ap"] and a["per_class"] == b["per_class"]
     assert whole["curve"] == again["curve"] and whole["losses"] == again["losses"]
-    one, other = (sorted(s.work.glob("detections/*teacher.npz"))[0] for s in (setting, broken))
+    one, other = (sorted(s.work.glob("detections/*teacher.npz"))[0] for s in (measured, broken))
     for x, y in zip(load_detections(one), load_detections(other), strict=True):
         assert torch.equal(x.boxes, y.boxes) and torch.equal(x.scores, y.scores)
 
@@ -314,7 +324,7 @@ def test_val_is_opened_with_a_reason_and_once(setting: Setting, monkeypatch: pyt
     assert not read_openings(setting.results)
 
     measure(replace(opened, split="dev"), setting)
-    monkeypatch.setattr(runner.training, "train", lambda *_: pytest.fail("judging on val trains nothing"))
+    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("judging on val trains nothing"))
     measure(opened, replace(setting, reason="the table"))
     assert "done before" in measure(opened, replace(setting, reason="again"))
     (entry,) = read_openings(setting.results)
@@ -374,9 +384,9 @@ def test_packed_data_judge_in_original_pixels(tmp_path: Path) -> None:
         back = original_size(after, out)
         for a, b in zip(before.images, back.images, strict=True):
             assert (a.width, a.height) == (b.width, b.height)
-        for a, b in zip(before.objects, back.objects, strict=True):
-            np.testing.assert_allclose(a.boxes, b.boxes, atol=0.05)
-            np.testing.assert_array_equal(a.labels, b.labels)
+        for old, new in zip(before.objects, back.objects, strict=True):
+            np.testing.assert_allclose(old.boxes, new.boxes, atol=0.05)
+            np.testing.assert_array_equal(old.labels, new.labels)
     assert original_size(before, data) is before
     with pytest.raises(ConfigError, match="in use"):
         pack(data, out, ["bccd"], 32, 90)
@@ -406,9 +416,9 @@ def test_joint_bootstrap_of_one_pair_is_the_paired_one() -> None:
     second = [replace(d, boxes=d.boxes + 3) for d in first]
     expected = paired_bootstrap(table, first, second, draws=50)
     found = joint_bootstrap([(table, first, second)], draws=50)
-    assert [found[k] for k in ("difference", "low", "high")] == [round(v, 3) for v in expected]
+    assert found is not None and [found[k] for k in ("difference", "low", "high")] == [round(v, 3) for v in expected]
     twice = joint_bootstrap([(table, first, second), (table, second, first)], draws=50)
-    assert twice["difference"] == pytest.approx(0) and twice["low"] == pytest.approx(0, abs=1e-9)
+    assert twice is not None and twice["difference"] == pytest.approx(0) and twice["low"] == pytest.approx(0, abs=1e-9)
 
 
 def row(ap: float, **changes: Any) -> dict[str, Any]:

@@ -1,0 +1,94 @@
+"""Collect trial runs (run folders of ``sedet train``) into one JSON, and print them as a Markdown table.
+
+    python benchmarks/trials.py RUN... --name demo-scenes --about "..." > table.md
+
+Trials are what was tried while developing, on dev, with one seed: they show where to look, not what is true.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sedet.config import TrainConfig
+from sedet.settings import to_dict
+from sedet.training.run import versions
+
+HERE = Path(__file__).parent
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+def trial(run: Path) -> dict[str, Any] | None:
+    """What a run folder says of a trial; None for one without an evaluation."""
+    if not (run / "metrics.csv").is_file():
+        return None
+    with (run / "metrics.csv").open() as file:
+        judged = [row for row in csv.DictReader(file) if row.get("teacher_ap")]
+    if not judged:
+        return None
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    defaults = flat(to_dict(TrainConfig()))
+    paths = {"labeled", "unlabeled", "val", "images", "val_images", "out", "start"}
+    log = (run / "train.log").read_text().splitlines()
+    return {
+        "name": run.name,
+        "method": settings["method"],
+        "labeled": Path(settings["labeled"]).parent.name + "/" + Path(settings["labeled"]).name,
+        "settings": {k: v for k, v in flat(settings).items() if k not in paths and v != defaults.get(k)},
+        "seed": settings["seed"],
+        "steps": settings["steps"],
+        "curve": [
+            {key: float(row[key]) for key in ("step", "teacher_ap", "teacher_ap50", "student_ap")} for row in judged
+        ],
+        "from": log[0][:19],
+        "to": log[-1][:19],
+    }
+
+
+def markdown(trials: list[dict[str, Any]]) -> str:
+    lines = ["| trial | method | step | AP teacher | AP50 | AP student |", "|---|---|---|---|---|---|"]
+    for one in trials:
+        last = one["curve"][-1]
+        lines.append(
+            f"| {one['name']} | {one['method']} | {last['step']:.0f}/{one['steps']} | {last['teacher_ap']:.1f} "
+            f"| {last['teacher_ap50']:.1f} | {last['student_ap']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--about", required=True)
+    parser.add_argument("--commit", required=True, help="the commit, or commits, that the trials ran from")
+    options = parser.parse_args()
+    trials = [one for run in options.runs if (one := trial(run)) is not None]
+    record = {
+        "about": options.about,
+        "commit": options.commit,
+        "versions": versions(),
+        "device": f"cpu ({platform.machine()}, {os.cpu_count()} cores)",
+        "trials": trials,
+    }
+    path = HERE / "trials" / f"{options.name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(markdown(trials))
+
+
+if __name__ == "__main__":
+    main()
