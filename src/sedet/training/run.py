@@ -22,7 +22,7 @@ from sedet.data.loading import StepData, labeled_samples, unlabeled_samples
 from sedet.detectors.build import Detector, build_detector, freeze_unused, rebuild_detector
 from sedet.detectors.file import save_detector
 from sedet.detectors.warm_start import WarmStart, read_warm_start, warm_detector
-from sedet.errors import ConfigError, TrainingError
+from sedet.errors import CheckpointError, ConfigError, TrainingError
 from sedet.evaluation.coco import Metrics
 from sedet.methods.sed import SED
 from sedet.methods.supervised import Supervised
@@ -100,7 +100,7 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
     if config.threads:
         torch.set_num_threads(config.threads)
     saved_at = saved_checkpoint(config, resume)
-    saved = load_checkpoint(saved_at) if saved_at is not None else None
+    saved = read_saved(saved_at) if saved_at is not None else None
     warm = read_warm_start(config.init) if config.init and saved is None else None
 
     Console(stderr=True, quiet=not speaks).print("Reading the data ...", highlight=False)
@@ -263,6 +263,20 @@ def saved_checkpoint(config: TrainConfig, resume: Path | None) -> Path | None:
     if resume is not None:
         return resume / "checkpoints" / LAST_FILE
     return Path(config.start) / "checkpoints" / BURN_IN_FILE if config.start else None
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    """A checkpoint that holds what is read before its weights.
+
+    Raises:
+        CheckpointError: missing, damaged or foreign.
+    """
+    saved = load_checkpoint(path)
+    state, known = saved.get("state"), saved.get("facts") or {"data": {}, "spec": {}}
+    whole = isinstance(state, dict) and isinstance(state.get("step"), int) and isinstance(known, dict)
+    if not whole or not all(isinstance(known.get(key), dict) for key in ("data", "spec")):
+        raise CheckpointError(f"{path}: damaged, or not the checkpoint of a training")
+    return saved
 
 
 def make_detector(
