@@ -16,7 +16,7 @@ import torch
 import sedet
 from benchmarks import run as command
 from benchmarks.compare import compare, joint_bootstrap, load_comparisons, wanted
-from benchmarks.inputs import cell_data, judged_table, original_size, part_table, pool_table
+from benchmarks.inputs import cell_data, judged_table, original_size, part_table
 from benchmarks.measure import Busy, Setting, locked, measure
 from benchmarks.pack import pack
 from benchmarks.pages import fill, readme_parts
@@ -36,6 +36,7 @@ from sedet.errors import ConfigError
 from sedet.evaluation.bootstrap import paired_bootstrap
 from sedet.training import loop
 from sedet.training import run as training
+from sedet.training.pictures import Album
 from tests.data.sets import SHARED, coco, voc, yolo
 from tests.evaluation.cases import random_case
 
@@ -191,11 +192,13 @@ def test_another_package_s_commit_is_not_taken(tree: Path, monkeypatch: pytest.M
 # --- measuring ----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def fresh_tables() -> Iterator[None]:
-    part_table.cache_clear()
-    pool_table.cache_clear()
-    yield
+@pytest.fixture(autouse=True, scope="module")
+def no_pictures() -> Iterator[None]:
+    """Half of the time of a tiny run would go into its pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("watch", "finish"):
+            patch.setattr(Album, name, lambda *_: None)
+        yield
 
 
 def tiny_setting(folder: Path) -> Setting:

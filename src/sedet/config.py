@@ -77,12 +77,12 @@ class SEDConfig:
     """lambda_u: weight of the unlabelled loss after the ramp."""
     scale_weight: float = 1.0
     """lambda_s: weight of the half-size view's loss beside the full view's."""
-    class_weight: float = 1.0
+    class_weight: float = 2.0
     """Weight of the class term."""
-    box_weight: float = 1.0
-    """Weight of the box term."""
-    quality_weight: float = 1.0
-    """Weight of the quality (centerness) term, for detectors that have one."""
+    box_weight: float = 0.0
+    """Weight of the box term. Off: on short schedules a young teacher's boxes blur the student's."""
+    quality_weight: float = 0.0
+    """Weight of the quality (centerness) term, for detectors that have one. Off with the box term."""
     targets: Literal["soft", "hard"] = "soft"
     """soft: self-distillation. hard: the teacher's boxes above a threshold as labels (the ablation)."""
     threshold: float = 0.7

@@ -56,7 +56,7 @@ SYNONYMS = {
 
 # Dotted names by the range of their values.
 SHARES = """backbone_rate warmup burn_in ramp ema_decay
-    views.flip views.vertical_flip views.jitter views.grey views.blur views.erase_limit sed.threshold"""
+    views.flip views.vertical_flip views.jitter views.grey views.blur views.erase_limit sed.threshold sed.pivot"""
 POSITIVE = """image_size batch steps rate accumulate threads eval_every save_every stop
     model.neck_channels model.level_range model.center_radius
     views.scale_min views.scale_max sed.temperature"""

@@ -42,9 +42,7 @@ def reference(
                     "iscrowd": int(ignored),
                 }
             )
-        for box, score, label in zip(
-            d.boxes.double().numpy(), d.scores.numpy(), d.labels.numpy(), strict=True
-        ):
+        for box, score, label in zip(d.boxes.double().numpy(), d.scores.numpy(), d.labels.numpy(), strict=True):
             bbox = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
             dt.append({"image_id": i, "category_id": int(label), "bbox": bbox, "score": float(score)})
     with contextlib.redirect_stdout(io.StringIO()):
@@ -126,9 +124,7 @@ def test_equals_pycocotools_on_real_boxes() -> None:
 
 def test_perfect_answers_score_100_and_ignored_objects_count_for_nothing() -> None:
     boxes = [[10, 10, 60, 60], [100, 100, 250, 250], [5, 200, 20, 215]]
-    table = make_table(
-        [Objects.build(boxes, [0, 1, 1], crowd=[False, True, False], difficult=[False, False, True])]
-    )
+    table = make_table([Objects.build(boxes, [0, 1, 1], crowd=[False, True, False], difficult=[False, False, True])])
     metrics = coco_metrics(table, [make_detections(boxes, [0.9, 0.8, 0.7], [0, 1, 1])])
     assert metrics.ap == pytest.approx(100) and metrics.boxes == 1
     assert math.isnan(metrics.per_class["class 1"]["ap"]) and metrics.per_class["class 1"]["boxes"] == 0

@@ -35,26 +35,29 @@ def answers(side: int, batch: int, classes: int, seed: int, quality: bool = True
     )
 
 
-def partners(full: Regions, double: Regions, region: int) -> list[int]:
-    """The double view's regions that answer for a full-view region, found by where they lie."""
-    stride, point = float(full.strides[region]), full.points[region]
+def partners(full: Regions, double: Regions) -> list[list[int]]:
+    """For each full-view region the double view's regions that answer for it, found by where they lie."""
+    lowest = float(full.strides.min())
+    others = [(x / 2, y / 2, s) for (x, y), s in zip(double.points.tolist(), double.strides.tolist(), strict=True)]
     found = []
-    for other in range(len(double)):
-        place = double.points[other] / 2  # in the full view's pixels
-        same_grid = float(double.strides[other]) == 2 * stride and torch.equal(place, point)
-        inside = bool(((place - point).abs() < stride / 2).all())
-        finer = stride == float(full.strides.min()) and float(double.strides[other]) == stride and inside
-        if same_grid or finer:
-            found.append(other)
+    for (x, y), stride in zip(full.points.tolist(), full.strides.tolist(), strict=True):
+        found.append(
+            [
+                i
+                for i, (u, v, s) in enumerate(others)
+                if (s == 2 * stride and (u, v) == (x, y))
+                or (stride == lowest == s and abs(u - x) < stride / 2 and abs(v - y) < stride / 2)
+            ]
+        )
     return found
 
 
 def naive(full: Regions, double: Regions) -> tuple[Tensor, Tensor, Tensor | None]:
     logits, boxes = full.logits.clone().double(), full.boxes.clone().double()
     quality = None if full.quality is None else full.quality.clone().double()
+    places = partners(full, double)
     for image in range(len(logits)):
-        for region in range(len(full)):
-            candidates = partners(full, double, region)
+        for region, candidates in enumerate(places):
             if not candidates:
                 continue
             best = max(candidates, key=lambda r: float(double.logits[image, r].max()))
@@ -90,9 +93,8 @@ def test_against_a_loop(side: int, classes: int, quality: bool) -> None:
 
 def test_every_level_but_the_highest_has_partners() -> None:
     full, double = answers(128, 1, 1, 0), answers(256, 1, 1, 1)
-    counts = {
-        int(s): {len(partners(full, double, int(r))) for r in (full.strides == s).nonzero()} for s in (8, 16, 64, 128)
-    }
+    places, strides = partners(full, double), full.strides.tolist()
+    counts = {s: {len(p) for p, stride in zip(places, strides, strict=True) if stride == s} for s in (8, 16, 64, 128)}
     assert counts == {8: {5}, 16: {1}, 64: {1}, 128: {0}}
 
 
@@ -100,8 +102,8 @@ def test_an_equal_answer_at_both_sizes_changes_nothing() -> None:
     full = answers(64, 1, 2, 3)
     double = answers(128, 1, 2, 4)
     double.logits.fill_(-20.0)
-    for region in range(len(full)):
-        for other in partners(full, double, region):
+    for region, found in enumerate(partners(full, double)):
+        for other in found:
             double.logits[0, other] = full.logits[0, region]
             double.boxes[0, other] = 2 * full.boxes[0, region]
     joined = join_sizes(full, double)

@@ -21,6 +21,13 @@ from sedet.methods.supervised import Supervised
 from tests import tiny
 
 BURN_IN, AFTER = Progress(3, 5, 10), Progress(100, 5, 10)
+
+
+def every_part(**changes: Any) -> SEDConfig:
+    """SED with every loss term at weight 1, whatever the defaults are, so that each is tested."""
+    return replace(SEDConfig(class_weight=1.0, box_weight=1.0, quality_weight=1.0), **changes)
+
+
 OFF = replace(SEDConfig(), distill=False, scale=False, reweight="none")
 KEYS = [f"{view}_{part}" for view in ("sup", "distill", "scale") for part in PARTS]
 SIZES = [(64, 48), (40, 64)]
@@ -102,12 +109,12 @@ def step(
 @pytest.mark.parametrize(
     "config",
     [
-        SEDConfig(),
-        SEDConfig(distill=False),
-        SEDConfig(scale=False),
-        SEDConfig(reweight="foreground"),
-        SEDConfig(targets="hard"),
-        SEDConfig(quality_weight=0.0),
+        every_part(),
+        every_part(distill=False),
+        every_part(scale=False),
+        every_part(reweight="foreground"),
+        every_part(targets="hard"),
+        every_part(quality_weight=0.0),
         OFF,
     ],
     ids=["default", "no distill", "no scale", "foreground", "hard", "no quality", "off"],
@@ -133,7 +140,7 @@ def test_all_parts_off_equals_supervised_bit_for_bit(half_size: bool) -> None:
     student, teacher = tiny.detector(seed=0, confident=True), tiny.detector(seed=1, confident=True)
     want = Supervised(half_size).losses(student, teacher, labeled(), None, AFTER)
     assert all(value.item() > 0 for value in want.values())
-    for config, where in ((OFF, AFTER), (SEDConfig(), BURN_IN)):
+    for config, where in ((OFF, AFTER), (every_part(), BURN_IN)):
         got = step(config, student, teacher, unlabeled(), where, half_size=half_size)
         assert {key: got[key].item() for key in want} == {key: value.item() for key, value in want.items()}
         assert all(got[key].item() == 0.0 for key in got if key not in want)
@@ -142,14 +149,14 @@ def test_all_parts_off_equals_supervised_bit_for_bit(half_size: bool) -> None:
 def test_parts_on_differ_from_supervised() -> None:
     """The check above could not fail if the unlabelled losses were always zero."""
     student, teacher = tiny.detector(seed=0, confident=True), tiny.detector(seed=1, confident=True)
-    losses = step(SEDConfig(), student, teacher, unlabeled())
+    losses = step(every_part(), student, teacher, unlabeled())
     assert all(losses[key].item() > 0 for key in KEYS)
 
 
 def test_sharing_a_forward_changes_no_labelled_loss() -> None:
     student, teacher = tiny.detector(seed=0, confident=True), tiny.detector(seed=1)
     alone = Supervised().losses(student, teacher, labeled(), None, AFTER)
-    shared = step(SEDConfig(), student, teacher, unlabeled())
+    shared = step(every_part(), student, teacher, unlabeled())
     for key, value in alone.items():
         assert shared[key].item() == pytest.approx(value.item(), rel=1e-4)
 
@@ -173,13 +180,13 @@ def test_supervised_is_the_mean_of_both_sizes_with_boxes_halved() -> None:
 
 def test_an_exactly_scale_equivalent_detector_loses_nothing() -> None:
     student = Cells()
-    losses = step(SEDConfig(reweight="none"), student, student, equal_views())
+    losses = step(every_part(reweight="none"), student, student, equal_views())
     assert all(losses[key].abs().item() < 1e-6 for key in KEYS[3:])
 
 
 def test_scale_loss_of_an_equivalent_detector_is_the_distillation_loss() -> None:
     """Teacher and student differ, but the half view shows just what the full view does."""
-    for config in (SEDConfig(), SEDConfig(box_loss="smooth_l1", reweight="foreground", normalizer="count")):
+    for config in (every_part(), every_part(box_loss="smooth_l1", reweight="foreground", normalizer="count")):
         losses = step(config, Cells(0), Cells(1), equal_views())
         for part in PARTS:
             assert losses[f"scale_{part}"].item() == pytest.approx(losses[f"distill_{part}"].item(), rel=1e-9)
@@ -194,14 +201,14 @@ def test_a_detector_that_is_not_equivalent_loses() -> None:
 
     student = Cells()
     student.disturb = absolute
-    losses = step(SEDConfig(), student, student, equal_views())
+    losses = step(every_part(), student, student, equal_views())
     assert losses["distill_box"].abs().item() < 1e-9 and losses["scale_box"].item() > 0.1
 
 
 @pytest.mark.parametrize("where", [Progress(5, 5, 10), Progress(9, 5, 10), AFTER])
 def test_weights_of_the_parts(where: Progress) -> None:
     """weight x ramp x part, and the half view's scale_weight on top."""
-    config = SEDConfig(
+    config = every_part(
         weight=3.0, scale_weight=0.5, class_weight=2.0, box_weight=0.7, quality_weight=0.3, temperature=0.8
     )
     student, teacher, batch = Cells(0), Cells(1), unlabeled()
@@ -219,9 +226,9 @@ def test_weights_of_the_parts(where: Progress) -> None:
 
 @pytest.mark.parametrize("half_size", [True, False])
 def test_each_part_alone_is_what_it_is_beside_the_other(half_size: bool) -> None:
-    both = step(SEDConfig(), Cells(0), Cells(1), unlabeled(), half_size=half_size)
-    first = step(SEDConfig(scale=False), Cells(0), Cells(1), unlabeled(), half_size=half_size)
-    second = step(SEDConfig(distill=False), Cells(0), Cells(1), unlabeled(), half_size=half_size)
+    both = step(every_part(), Cells(0), Cells(1), unlabeled(), half_size=half_size)
+    first = step(every_part(scale=False), Cells(0), Cells(1), unlabeled(), half_size=half_size)
+    second = step(every_part(distill=False), Cells(0), Cells(1), unlabeled(), half_size=half_size)
     for part in PARTS:
         assert first[f"distill_{part}"].item() == pytest.approx(both[f"distill_{part}"].item(), rel=1e-12)
         assert second[f"scale_{part}"].item() == pytest.approx(both[f"scale_{part}"].item(), rel=1e-12)
@@ -230,20 +237,20 @@ def test_each_part_alone_is_what_it_is_beside_the_other(half_size: bool) -> None
 
 def test_forwards_are_shared_and_the_teacher_sees_the_weak_view_without_gradients() -> None:
     student, teacher, batch = Cells(0), Cells(1), unlabeled()
-    step(SEDConfig(), student, teacher, batch)
+    step(every_part(), student, teacher, batch)
     assert student.calls == [((4, 3, 64, 64), FULL_LEVELS, True), ((4, 3, 32, 32), HALF_LEVELS, True)]
     assert teacher.calls == [((2, 3, 64, 64), FULL_LEVELS, False)]
     # what the losses are worked out from is the weak view, not the strong one
-    other = step(SEDConfig(), student, teacher, replace(batch, weak=batch.strong))
-    assert other["distill_class"].item() != step(SEDConfig(), student, teacher, batch)["distill_class"].item()
-    for config, where in ((OFF, AFTER), (SEDConfig(), BURN_IN), (SEDConfig(weight=0.0), AFTER)):
+    other = step(every_part(), student, teacher, replace(batch, weak=batch.strong))
+    assert other["distill_class"].item() != step(every_part(), student, teacher, batch)["distill_class"].item()
+    for config, where in ((OFF, AFTER), (every_part(), BURN_IN), (every_part(weight=0.0), AFTER)):
         student.calls, teacher.calls = [], []
         step(config, student, teacher, unlabeled(), where)
         assert [call[0][0] for call in student.calls] == [2, 2] and not teacher.calls
 
 
 def test_no_gradient_reaches_the_teacher() -> None:
-    for config in (SEDConfig(), SEDConfig(targets="hard", threshold=0.01)):
+    for config in (every_part(), every_part(targets="hard", threshold=0.01)):
         student, teacher = tiny.detector(seed=0, confident=True), tiny.detector(seed=1, confident=True)
         losses = step(config, student, teacher, unlabeled())
         sum(losses[key] for key in KEYS[3:]).backward()  # type: ignore[union-attr]
@@ -255,7 +262,7 @@ def test_padding_and_erased_places_change_no_loss() -> None:
     """Whatever the student answers there; the teacher's answers in padding change nothing either."""
     erased = [[[10.0, 6.0, 50.0, 40.0]], [[0.0, 0.0, 30.0, 50.0], [20.0, 30.0, 40.0, 64.0]]]
     given, more = labeled(), unlabeled(erased)
-    plain = step(SEDConfig(), Cells(0), Cells(1), more, labeled=given)
+    plain = step(every_part(), Cells(0), Cells(1), more, labeled=given)
     teacher = Cells(1)
     assert more.weak is not None
     target = teacher_target(teacher(pixels(more.weak), more.content), more, 0.7)  # type: ignore[arg-type]
@@ -278,18 +285,18 @@ def test_padding_and_erased_places_change_no_loss() -> None:
 
     student = Cells(0)
     student.disturb, teacher.disturb = elsewhere, padding
-    noisy = step(SEDConfig(), student, teacher, more, labeled=given)
+    noisy = step(every_part(), student, teacher, more, labeled=given)
     for key in KEYS[3:]:
         assert noisy[key].item() == plain[key].item(), key
     student.disturb = lambda regions, levels: replace(regions, logits=regions.logits + 0.1)
     assert (
-        step(SEDConfig(), student, teacher, more, labeled=given)["distill_class"].item()
+        step(every_part(), student, teacher, more, labeled=given)["distill_class"].item()
         != plain["distill_class"].item()
     )
 
 
 def test_a_wholly_erased_image_teaches_nothing() -> None:
-    losses = step(SEDConfig(), Cells(0), Cells(1), unlabeled([[[0, 0, 64, 64]], [[0, 0, 64, 64]]]))
+    losses = step(every_part(), Cells(0), Cells(1), unlabeled([[[0, 0, 64, 64]], [[0, 0, 64, 64]]]))
     assert all(losses[key].item() == 0.0 for key in KEYS[3:])
 
 
@@ -297,7 +304,7 @@ def test_a_wholly_erased_image_teaches_nothing() -> None:
 
 
 def test_hard_labels_train_both_views_as_labels_do() -> None:
-    config = SEDConfig(targets="hard", threshold=0.3, weight=2.0, scale_weight=0.5)
+    config = every_part(targets="hard", threshold=0.3, weight=2.0, scale_weight=0.5)
     student, teacher, batch = Cells(0), Cells(1), unlabeled([[[0, 0, 4, 4]], []])
     losses = step(config, student, teacher, batch)
     assert batch.weak is not None
@@ -334,7 +341,7 @@ def test_odd_batches_give_finite_losses_and_gradients(name: str, targets: Any) -
     student, teacher = tiny.detector(classes, seed=0), tiny.detector(classes, seed=1)
     given = tiny.batch(SIZES[: len(rows)], seed=1, labels=rows)
     more = tiny.batch(SIZES[: len(rows)], seed=2, erased=[[[0, 0, 64, 64]], []][: len(rows)])
-    losses = step(SEDConfig(targets=targets), student, teacher, more, labeled=given)
+    losses = step(every_part(targets=targets), student, teacher, more, labeled=given)
     torch.stack(list(losses.values())).sum().backward()
     assert all(value.isfinite() and value >= 0 for value in losses.values())
     assert all(p.grad is None or p.grad.isfinite().all() for p in student.parameters())
@@ -346,7 +353,7 @@ def test_a_teacher_that_is_sure_of_all_or_nothing(logit: float) -> None:
     student, teacher = Cells(0), Cells(1)
     teacher.disturb = lambda r, _: replace(r, logits=torch.full_like(r.logits, logit))
     student.disturb = lambda r, _: replace(r, logits=r.logits * 0 - logit)
-    for config in (SEDConfig(), SEDConfig(reweight="foreground", normalizer="weights", box_loss="smooth_l1")):
+    for config in (every_part(), every_part(reweight="foreground", normalizer="weights", box_loss="smooth_l1")):
         losses = step(config, student, teacher, unlabeled())
         torch.stack(list(losses.values())).sum().backward()
         assert all(value.isfinite() for value in losses.values())

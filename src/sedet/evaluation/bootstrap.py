@@ -57,9 +57,7 @@ def paired_bootstrap(
         raise SedetError(f"{draws} draws: the bootstrap needs at least one")
     thresholds = {"ap50": IOU_THRESHOLDS[:1], "ap75": IOU_THRESHOLDS[5:6]}.get(metric, IOU_THRESHOLDS)
     area = area_bounds(area_ranges)[metric.removeprefix("ap_") if "_" in metric else "all"]
-    records = [
-        per_image_records(table, detections, thresholds, area) for detections in (detections_a, detections_b)
-    ]
+    records = [per_image_records(table, detections, thresholds, area) for detections in (detections_a, detections_b)]
     images = len(table)
     plain = [mean_ap(r, np.ones((1, images)))[0] for r in records]
     if np.isnan(plain).any():

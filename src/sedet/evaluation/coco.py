@@ -60,8 +60,7 @@ class Metrics:
         return {
             **{name: plain(getattr(self, name)) for name in SUMMARY},
             "per_class": {
-                name: {key: plain(value) for key, value in row.items()}
-                for name, row in self.per_class.items()
+                name: {key: plain(value) for key, value in row.items()} for name, row in self.per_class.items()
             },
             "images": self.images,
             "boxes": self.boxes,

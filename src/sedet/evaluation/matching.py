@@ -79,10 +79,7 @@ def per_image_records(
             scores[c].append(score[chosen])
             correct[c].append(hit & ~hit_ignored)
             counted[c].append(~hit_ignored & (hit | ~_outside(boxes[chosen], area)))
-    return [
-        _joined(images[c], scores[c], correct[c], counted[c], objects[c], len(thresholds))
-        for c in range(classes)
-    ]
+    return [_joined(images[c], scores[c], correct[c], counted[c], objects[c], len(thresholds)) for c in range(classes)]
 
 
 def average_precision(records: ClassRecords, weights: NDArray[np.float64]) -> NDArray[np.float64]:

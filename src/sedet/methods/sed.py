@@ -10,6 +10,7 @@ Paper: Guo, Mu, Chen, Wang, Yu, Luo, "Scale-Equivalent Distillation for Semi-Sup
 Everything else here - the pairing of levels, every formula, normaliser, weight and schedule - is our design:
 
   teacher (EMA)  <-  weak view            p_T, b_T, q_T at every region r, detached, no threshold, no NMS
+                     weak view, double    joined with them: the teacher sees small objects better there
   student        <-  strong view          L_distill
   student        <-  strong view, half    L_scale: level P_l of the full view against P_{l-1} of the half view, which
                                           have the same grid; boxes of the half view are doubled
@@ -18,6 +19,8 @@ Everything else here - the pairing of levels, every formula, normaliser, weight 
   L_qual = sum_r m_r v_r KL(q_T || q_S) / V                     v_r = (max_c p_T)^2
   L_box  = sum_r m_r v_r BoxLoss(b_T, b_S) / V                  V = max(1, sum_r m_r v_r), N = V by default
   total  = L_sup + lambda_u(t) (L_distill + lambda_s L_scale)
+
+By default the class term alone is used: boxes and quality are options (docs/experiments.md).
 
 m_r is 0 in padding, where the region's centre is erased, and where the teacher's box is erased beyond the limit:
 there the student cannot see what the teacher saw, and the discrepancy weight would be at its largest.

@@ -177,9 +177,7 @@ def _tag(
     for x, y in places:
         x, y = min(max(x, 0), max(size[0] - width, 0)), min(max(y, 0), max(size[1] - height, 0))
         rectangles.append((x, y, x + width, y + height))
-    place = min(
-        rectangles, key=lambda r: sum(_shared(r, other) for other in taken)
-    )  # the first of equal ones
+    place = min(rectangles, key=lambda r: sum(_shared(r, other) for other in taken))  # the first of equal ones
     taken.append(place)
     draw.rectangle(place, fill=colour, outline=(0, 0, 0))
     dark = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 110
