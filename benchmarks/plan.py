@@ -26,6 +26,9 @@ DATASETS = ("coco-people", "bccd", "vehicles", "demo")
 SPLITS = ("dev", "val")
 """dev: for everything that looks at scores while deciding. val: for the report, once a frozen configuration."""
 
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+HARD = {"sed.targets": "hard", **dict.fromkeys(("sed.class_weight", "sed.box_weight", "sed.quality_weight"), 1.0)}
+
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "supervised": {
         "default": {},
@@ -44,9 +47,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "reweight-foreground": {"sed.reweight": "foreground"},
         "reweight-none": {"sed.reweight": "none"},
         "no-reweight": {"sed.reweight": "none", "sed.normalizer": "count"},  # a plain mean over all regions
-        "smooth-l1": {"sed.box_loss": "smooth_l1"},
-        "no-box": {"sed.box_weight": 0.0},
-        **{f"hard-{t}": {"sed.targets": "hard", "sed.threshold": t} for t in (0.3, 0.4, 0.5, 0.6, 0.7)},
+        "box": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0},
+        "box-smooth-l1": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0, "sed.box_loss": "smooth_l1"},
+        # hard labels with the detector's whole loss, as is usual, and with the terms that SED uses
+        **{f"hard-{t}": {**HARD, "sed.threshold": t} for t in THRESHOLDS},
+        **{f"hard-class-{t}": {"sed.targets": "hard", "sed.threshold": t} for t in THRESHOLDS},
         "no-half-labeled": {"half_size": False},
     },
 }

@@ -263,10 +263,12 @@ def ablation_name(row: Row) -> str:
         "reweight-foreground": "weights: the teacher's foreground",
         "reweight-none": "no weights",
         "no-reweight": "no weights, mean over all regions",
-        "no-box": "without the box part",
-        "smooth-l1": "smooth L1 in place of GIoU",
+        "box": "with the box and quality terms",
+        "box-smooth-l1": "the same, smooth L1 in place of GIoU",
         "no-half-labeled": "labels at full size only (own burn-in)",
     }
+    if variant.startswith("hard-class-"):
+        return f"hard labels over {variant[11:]}, class term alone"
     if variant.startswith("hard-"):
         return f"hard labels over {variant[5:]}"
     return names.get(variant, variant)

@@ -20,7 +20,7 @@ from benchmarks.inputs import cell_data, judged_table, original_size, part_table
 from benchmarks.measure import Busy, Setting, locked, measure
 from benchmarks.pack import pack
 from benchmarks.pages import fill, readme_parts
-from benchmarks.plan import RECIPES, Cell, Inputs, Job, expand, load_cells, load_recipe, make_job
+from benchmarks.plan import RECIPES, VARIANTS, Cell, Inputs, Job, expand, load_cells, load_recipe, make_job
 from benchmarks.provenance import Provenance, code_digests, provenance
 from benchmarks.rows import (
     RESULTS,
@@ -64,6 +64,12 @@ def test_methods_and_lengths_share_one_burn_in(recipe: str) -> None:
     jobs += [job(recipe=recipe, method="supervised", variant=v) for v in ("default", "2x", "4x")]
     assert len({j.burn_in_id for j in jobs}) == 1
     assert len({j.config_id for j in jobs}) == len(jobs)
+
+
+@pytest.mark.parametrize("method", sorted(VARIANTS))
+def test_no_variant_is_another_one(method: str) -> None:
+    found = [job(method=method, variant=v, length=1.5 if v == "wallclock" else None) for v in VARIANTS[method]]
+    assert len({j.config_id for j in found}) == len(found)
 
 
 def test_without_half_size_labels_each_has_its_own_burn_in() -> None:
@@ -255,7 +261,7 @@ def test_a_cell_gives_two_rows(setting: Setting, monkeypatch: pytest.MonkeyPatch
         assert (row["labeled_images"], row["unlabeled_images"], row["commit"]) == (2, 3, COMMIT)
         assert row["steps"] == 8 and row["seconds"] >= row["burn_in_seconds"] > 0
     assert [p["step"] for p in result["curve"]] == [4, 8]
-    assert set(result["losses"]) >= {"sup_class", "distill_class", "scale_box"}
+    assert set(result["losses"]) >= {"sup_class", "distill_class", "scale_class"}
 
     assert "done before" in measure(cell(), setting)
     assert len(trained) == 3

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sedet.config import ModelConfig, TrainConfig
+from sedet.config import ModelConfig, SEDConfig, TrainConfig
 from sedet.data.batch import Batch, Targets
 from sedet.data.views import View, half_view, stack_views
 from sedet.detectors.build import build_detector
@@ -155,5 +155,7 @@ def config(data: Path, out: Path, **changes: Any) -> TrainConfig:
         threads=1,
         workers=0,
         model=MODEL,
+        # Every loss term, also those that are off by default.
+        sed=SEDConfig(class_weight=1.0, box_weight=1.0, quality_weight=1.0),
     )
     return replace(settings, **changes)

@@ -196,7 +196,7 @@ def test_unusable_backbones_and_weights(tmp_path: Path) -> None:
 def test_group_norm_never_normalises_a_single_value(channels: int) -> None:
     """One cell, one image, as P7 of a small image is."""
     norm = group_norm(channels)
-    assert channels % norm.num_groups == 0 and norm.num_groups <= 32
+    assert channels % norm.num_groups == 0 and norm.num_groups <= 48
     if channels > 1:
         out = norm(torch.randn(1, channels, 1, 1))
         assert out.isfinite().all() and out.abs().sum() > 0

@@ -111,7 +111,8 @@ class SED:
             for part, part_weight in zip(
                 PARTS, (config.class_weight, config.box_weight, config.quality_weight), strict=True
             ):
-                losses[f"{name}_{part}"] = view_weight * part_weight * parts[part]
+                if part_weight > 0:
+                    losses[f"{name}_{part}"] = view_weight * part_weight * parts[part]
         return losses
 
 
