@@ -144,7 +144,7 @@ def train_loop(t: Training) -> None:
         t.optimizer.zero_grad()
         state.step += 1
         state.summed += 1
-        after = schedule.steps - schedule.burn_in if t.module.method.uses_unlabeled else schedule.steps
+        after = schedule.steps - schedule.burn_in  # the twin too: its average is as long as SED's
         t.teacher.update(t.student, ema_decay(state.step, after, config.ema_decay))
         t.log.tick(state, values, time.perf_counter() - started, progress)
         if schedule.evaluates_after(state.step):
