@@ -93,6 +93,14 @@ def test_keys_and_burn_in(data: Path, tmp_path: Path) -> None:
     assert [bool(row["teacher_ap"]) for row in table] == [s % 2 == 0 for s in range(1, 9)]
 
 
+def test_the_teacher_follows_the_student(data: Path, tmp_path: Path) -> None:
+    """An average without memory is the student; the default one is not."""
+    for decay in (0.0, None):
+        run(data, tmp_path / str(decay), stop=1, ema_decay=decay)
+        saved = last(tmp_path / str(decay))
+        assert equal_weights(saved["teacher"], saved["student"]) == (decay == 0.0)
+
+
 def test_a_run_without_val_ships_the_last_teacher(data: Path, tmp_path: Path) -> None:
     few = tiny.dataset(tmp_path / "few", labeled=1, unlabeled=1)
     _, outcome = run(few, tmp_path / "run", val=None, steps=3)
@@ -223,13 +231,13 @@ def test_out_of_memory_names_the_batch_that_fits(data: Path, tmp_path: Path, mon
     honest = SED.losses
 
     def losses(self: SED, student: Any, teacher: Any, labeled: Any, unlabeled: Any, progress: Any) -> Any:
-        if len(labeled) > 2:
+        if len(labeled) + len(unlabeled or ()) > 4:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] can't allocate memory: you tried to allocate")
         return honest(self, student, teacher, labeled, unlabeled, progress)
 
     monkeypatch.setattr(SED, "losses", losses)
     with pytest.raises(TrainingError, match=r"out of memory with 8 .*; 2 fit\. Use --batch 2, or --accumulate 4"):
-        run(data, tmp_path / "run", batch=8)
+        run(data, tmp_path / "run", batch=8, burn_in=0.0)
     monkeypatch.setattr(SED, "losses", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
     with pytest.raises(TrainingError, match=r"single labelled image.*smaller --image_size"):
         run(data, tmp_path / "other")
