@@ -273,8 +273,13 @@ def test_objects_under_a_pixel_are_ignored_and_flat_ones_dropped() -> None:
 def test_no_objects() -> None:
     got = of(still(), [])
     assert got.boxes.shape == (0, 4) and got.labels.shape == (0,) and got.ignore.shape == (0, 4)
-    half = got.halved()
-    assert half.boxes.shape == (0, 4)
+    assert got.halved().boxes.shape == (0, 4)
+
+
+def test_halved_targets() -> None:
+    half = of(still(), [[10, 20, 40, 60], [5, 5, 5.5, 20]]).halved()
+    assert half.boxes.tolist() == [[5, 10, 20, 30]] and half.ignore.tolist() == [[2.5, 2.5, 2.75, 10]]
+    assert half.labels.tolist() == [0]
 
 
 def test_stacking_pads_right_and_below() -> None:
