@@ -43,7 +43,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         # the ablation: each part away, each choice replaced
         "no-scale": {"sed.scale": False},
         "no-distill": {"sed.distill": False},
-        "no-double": {"sed.double": False},
+        "one-size": {"sed.three_sizes": False},
         "reweight-foreground": {"sed.reweight": "foreground"},
         "reweight-none": {"sed.reweight": "none"},
         "no-reweight": {"sed.reweight": "none", "sed.normalizer": "count"},  # a plain mean over all regions

@@ -259,7 +259,7 @@ def ablation_name(row: Row) -> str:
         "2x": "2 times the updates",
         "no-scale": "without scale-equivalent distillation",
         "no-distill": "without self-distillation at full size",
-        "no-double": "teacher at one size only",
+        "one-size": "teacher at one size only",
         "reweight-foreground": "weights: the teacher's foreground",
         "reweight-none": "no weights",
         "no-reweight": "no weights, mean over all regions",

@@ -59,8 +59,8 @@ class SEDConfig:
     """Self-distillation: the student's full view learns the teacher's answers at every region."""
     scale: bool = True
     """Scale-equivalent distillation: the student's half-size view learns them too."""
-    double: bool = True
-    """The teacher looks at the weak view at double size too, and both answers are joined."""
+    three_sizes: bool = True
+    """The teacher looks at the weak view at half and double size too, and its answers are joined."""
     reweight: Literal["discrepancy", "foreground", "none"] = "discrepancy"
     """What weighs a class term: |p_T - p_S|^gamma, the teacher's foreground score, or nothing."""
     gamma: float = 2.0

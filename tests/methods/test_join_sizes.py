@@ -1,4 +1,4 @@
-"""The teacher's answers on full and double size, joined: against a loop over regions, and on cases by hand."""
+"""The teacher's answers at half, full and double size, joined: against a loop over regions, and on cases by hand."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from torch import Tensor
 
 from sedet.data.views import canvas_side
 from sedet.detectors.fcos import grid_points
-from sedet.detectors.regions import FULL_LEVELS, Regions
+from sedet.detectors.regions import FULL_LEVELS, HALF_LEVELS, Regions
 from sedet.methods.sed import join_sizes
 
 
-def answers(side: int, batch: int, classes: int, seed: int, quality: bool = True) -> Regions:
-    """Random answers on the pyramid P3..P7 of a square canvas."""
+def answers(
+    side: int, batch: int, classes: int, seed: int, quality: bool = True, levels: tuple[int, ...] = FULL_LEVELS
+) -> Regions:
+    """Random answers on the pyramid of a square canvas."""
     generator = torch.Generator().manual_seed(seed)
     points, strides = [], []
-    for level in FULL_LEVELS:
+    for level in levels:
         cells = math.ceil(side / 2**level)
         points.append(grid_points(cells, cells, float(2**level), torch.device("cpu")))
         strides.append(torch.full((cells * cells,), float(2**level)))
@@ -35,92 +37,125 @@ def answers(side: int, batch: int, classes: int, seed: int, quality: bool = True
     )
 
 
-def partners(full: Regions, double: Regions) -> list[list[int]]:
-    """For each full-view region the double view's regions that answer for it, found by where they lie."""
+def three(side: int, classes: int, quality: bool = True) -> tuple[Regions, Regions, Regions]:
+    """Full, double and half, of two images."""
+    return (
+        answers(side, 2, classes, 0, quality),
+        answers(2 * side, 2, classes, 1, quality),
+        answers(side // 2, 2, classes, 2, quality, HALF_LEVELS),
+    )
+
+
+def partners(full: Regions, double: Regions, half: Regions) -> list[tuple[Regions, float, list[int]]]:
+    """For each full-view region the view that answers for it too, its scale, and which of its regions may do so.
+
+    Found by where the regions lie and how large their cells are, not by index.
+    """
     lowest = float(full.strides.min())
-    others = [(x / 2, y / 2, s) for (x, y), s in zip(double.points.tolist(), double.strides.tolist(), strict=True)]
+    fine = [(x / 2, y / 2, s / 2) for (x, y), s in zip(double.points.tolist(), double.strides.tolist(), strict=True)]
+    coarse = [(x * 2, y * 2, s * 2) for (x, y), s in zip(half.points.tolist(), half.strides.tolist(), strict=True)]
     found = []
     for (x, y), stride in zip(full.points.tolist(), full.strides.tolist(), strict=True):
-        found.append(
-            [
+        if stride == lowest:
+            inside = [
                 i
-                for i, (u, v, s) in enumerate(others)
-                if (s == 2 * stride and (u, v) == (x, y))
-                or (stride == lowest == s and abs(u - x) < stride / 2 and abs(v - y) < stride / 2)
+                for i, (u, v, s) in enumerate(fine)
+                if s <= stride and abs(u - x) < stride / 2 and abs(v - y) < stride / 2
             ]
-        )
+            found.append((double, 2.0, inside))
+        else:
+            found.append((half, 0.5, [i for i, cell in enumerate(coarse) if cell == (x, y, stride)]))
     return found
 
 
-def naive(full: Regions, double: Regions) -> tuple[Tensor, Tensor, Tensor | None]:
+def sigmoid(value: Tensor) -> float:
+    return 1 / (1 + math.exp(-float(value)))
+
+
+def naive(full: Regions, double: Regions, half: Regions) -> tuple[Tensor, Tensor, Tensor | None]:
     logits, boxes = full.logits.clone().double(), full.boxes.clone().double()
     quality = None if full.quality is None else full.quality.clone().double()
-    places = partners(full, double)
+    places = partners(full, double, half)
     for image in range(len(logits)):
-        for region, candidates in enumerate(places):
-            if not candidates:
-                continue
-            best = max(candidates, key=lambda r: float(double.logits[image, r].max()))
-            for c in range(logits.shape[-1]):
-                a, b = (
-                    1 / (1 + math.exp(-float(x[image, r, c])))
-                    for x, r in ((full.logits, region), (double.logits, best))
-                )
+        for region, (view, scale, candidates) in enumerate(places):
+            best = max(candidates, key=lambda r: float(view.logits[image, r].max()))
+            mine = [sigmoid(z) for z in full.logits[image, region]]
+            theirs = [sigmoid(z) for z in view.logits[image, best]]
+            share = max(theirs) / (max(mine) + max(theirs))
+            for c, (a, b) in enumerate(zip(mine, theirs, strict=True)):
                 p = (a + b) / 2
                 logits[image, region, c] = math.log(p / (1 - p))
-            if double.logits[image, best].max() > full.logits[image, region].max():
-                boxes[image, region] = double.boxes[image, best].double() / 2
-                if quality is not None and double.quality is not None:
-                    quality[image, region] = double.quality[image, best].double()
+            wanted = view.boxes[image, best].double() / scale
+            boxes[image, region] = (1 - share) * full.boxes[image, region].double() + share * wanted
+            if quality is not None and full.quality is not None and view.quality is not None:
+                mixed = (1 - share) * float(full.quality[image, region]) + share * float(view.quality[image, best])
+                quality[image, region] = mixed
     return logits, boxes, quality
 
 
 @pytest.mark.parametrize(("side", "classes", "quality"), [(64, 1, True), (128, 3, True), (192, 2, False)])
 def test_against_a_loop(side: int, classes: int, quality: bool) -> None:
     assert canvas_side(side) == side
-    full, double = answers(side, 2, classes, 0, quality), answers(2 * side, 2, classes, 1, quality)
-    joined = join_sizes(full, double)
-    logits, boxes, wanted_quality = naive(full, double)
+    full, double, half = three(side, classes, quality)
+    joined = join_sizes(full, double, half)
+    logits, boxes, wanted_quality = naive(full, double, half)
     torch.testing.assert_close(joined.logits.double(), logits, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(joined.boxes.double(), boxes)
+    torch.testing.assert_close(joined.boxes.double(), boxes, atol=1e-3, rtol=1e-5)
     if quality:
         assert joined.quality is not None and wanted_quality is not None
-        torch.testing.assert_close(joined.quality.double(), wanted_quality)
+        torch.testing.assert_close(joined.quality.double(), wanted_quality, atol=1e-4, rtol=1e-4)
     else:
         assert joined.quality is None
     assert torch.equal(joined.valid, full.valid) and torch.equal(joined.points, full.points)
 
 
-def test_every_level_but_the_highest_has_partners() -> None:
-    full, double = answers(128, 1, 1, 0), answers(256, 1, 1, 1)
-    places, strides = partners(full, double), full.strides.tolist()
-    counts = {s: {len(p) for p, stride in zip(places, strides, strict=True) if stride == s} for s in (8, 16, 64, 128)}
-    assert counts == {8: {5}, 16: {1}, 64: {1}, 128: {0}}
+def test_who_answers_for_whom() -> None:
+    full, double, half = three(128, 1)
+    counts: dict[float, set[tuple[float, int]]] = {}
+    for stride, (_, scale, found) in zip(full.strides.tolist(), partners(full, double, half), strict=True):
+        counts.setdefault(stride, set()).add((scale, len(found)))
+    assert counts == {8: {(2.0, 5)}, **{s: {(0.5, 1)} for s in (16, 32, 64, 128)}}
 
 
-def test_an_equal_answer_at_both_sizes_changes_nothing() -> None:
-    full = answers(64, 1, 2, 3)
-    double = answers(128, 1, 2, 4)
+def test_an_equal_answer_at_all_sizes_changes_nothing() -> None:
+    full, double, half = three(64, 2)
     double.logits.fill_(-20.0)
-    for region, found in enumerate(partners(full, double)):
+    for region, (view, scale, found) in enumerate(partners(full, double, half)):
         for other in found:
-            double.logits[0, other] = full.logits[0, region]
-            double.boxes[0, other] = 2 * full.boxes[0, region]
-    joined = join_sizes(full, double)
+            view.logits[:, other] = full.logits[:, region]
+            view.boxes[:, other] = scale * full.boxes[:, region]
+    joined = join_sizes(full, double, half)
     torch.testing.assert_close(joined.logits, full.logits, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(joined.boxes, full.boxes)
 
 
 def test_a_small_object_is_taken_from_the_finer_cell() -> None:
-    full, double = answers(64, 1, 1, 0), answers(128, 1, 1, 1)
-    full.logits.fill_(-4.0)
-    double.logits.fill_(-4.0)
+    full, double, half = three(64, 1)
+    for view in (full, double, half):
+        view.logits.fill_(-4.0)
     cell = 19  # of 16 x 16 cells of 8 px: column 3, row 1, so column 1, row 0 of the full view's 8 x 8
     double.logits[0, cell] = 3.0
     double.boxes[0, cell] = torch.tensor([20.0, 4.0, 36.0, 20.0])
-    joined = join_sizes(full, double)
+    full.boxes[0, 1] = torch.tensor([0.0, 0.0, 20.0, 20.0])
+    joined = join_sizes(full, double, half)
     changed = (joined.logits[0, :, 0] > -3.5).nonzero().flatten().tolist()
     assert changed == [1]
-    assert joined.boxes[0, 1].tolist() == [10.0, 2.0, 18.0, 10.0]
-    expected = (1 / (1 + math.exp(-3)) + 1 / (1 + math.exp(4))) / 2
-    assert float(joined.logits[0, 1, 0].sigmoid()) == pytest.approx(expected, abs=1e-5)
+    sure, unsure = 1 / (1 + math.exp(-3)), 1 / (1 + math.exp(4))
+    assert float(joined.logits[0, 1, 0].sigmoid()) == pytest.approx((sure + unsure) / 2, abs=1e-5)
+    share = sure / (sure + unsure)
+    expected = [10 * share, 2 * share, 18 * share + 20 * (1 - share), 10 * share + 20 * (1 - share)]
+    assert joined.boxes[0, 1].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_large_object_is_judged_at_half_size_too() -> None:
+    full, double, half = three(64, 1)
+    for view in (full, double, half):
+        view.logits.fill_(-4.0)
+    region = int((full.strides == 16).nonzero()[0])
+    full.logits[0, region] = half.logits[0, region] = 1.0  # the same index: the grids pair
+    full.boxes[0, region] = torch.tensor([0.0, 0.0, 40.0, 40.0])
+    half.boxes[0, region] = torch.tensor([2.0, 2.0, 22.0, 22.0])
+    double.logits[0, (double.strides == 32)] = 5.0  # not asked
+    joined = join_sizes(full, double, half)
+    assert joined.boxes[0, region].tolist() == pytest.approx([2.0, 2.0, 42.0, 42.0], abs=1e-4)
+    assert float(joined.logits[0, region, 0]) == pytest.approx(1.0, abs=1e-5)

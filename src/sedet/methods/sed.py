@@ -91,7 +91,9 @@ class SED:
         with torch.no_grad():
             answer = teacher(pixels(unlabeled.weak), unlabeled.content)
             if unlabeled.double is not None:
-                answer = join_sizes(answer, teacher(pixels(unlabeled.double), 2 * unlabeled.content))
+                small = F.interpolate(pixels(unlabeled.weak), scale_factor=0.5, mode="bilinear", antialias=True)
+                double = teacher(pixels(unlabeled.double), 2 * unlabeled.content)
+                answer = join_sizes(answer, double, teacher(small, unlabeled.content // 2, HALF_LEVELS))
         views: list[tuple[str, Regions, float]] = []
         if config.distill:
             views.append(("distill", full.images(slice(count, None)), weight))
@@ -117,38 +119,44 @@ class SED:
 
 
 @torch.no_grad()
-def join_sizes(full: Regions, double: Regions) -> Regions:
-    """The teacher's answers on the full view and on the same view at double size, joined on the full view's regions.
+def join_sizes(full: Regions, double: Regions, half: Regions) -> Regions:
+    """The teacher's answers on the weak view at full, double and half size, joined on the full view's regions.
 
-    Level P_l of the full view and P_{l+1} of the double view have the same grid. The lowest level P_3 also collects
-    the double view's P_3, of which four cells lie in one of its own: small objects are seen there first. Of these
-    the double view's most confident answer counts. Class scores are the mean of both views; box and quality come
-    from the more confident view. The highest level has no partner and stays (our design).
+    Every region is judged at two sizes. Small objects, those of the lowest level P_3, are seen better at double size:
+    there their region is the one of P_4 with the same grid, or one of the four of P_3 in it, whichever is the most
+    confident. All larger ones are seen once more at half size, one level lower, as the scale part pairs them.
+    Class scores are the mean of both sizes; boxes and quality are averaged too, weighted by the best class score,
+    so that two views that agree place a box better than either (our design; docs/decisions.md).
+
+    Args:
+        full: regions of levels P3..P7.
+        double: of the same view at double size and the same levels.
+        half: of the same view at half size, levels P2..P6.
     """
-    logits, boxes = full.logits.clone(), full.boxes.clone()
-    quality = None if full.quality is None else full.quality.clone()
-    lowest = full.strides.min()
-    for stride in torch.unique(full.strides):
-        here = (full.strides == stride).nonzero().squeeze(1)
-        options = [(double.strides == 2 * stride).nonzero().squeeze(1)]
-        if stride == lowest:
-            side = math.isqrt(len(here))
-            cells = (double.strides == stride).nonzero().squeeze(1).view(side, 2, side, 2)
-            options += [cells[:, i, :, j].reshape(-1) for i in (0, 1) for j in (0, 1)]
-        options = [option for option in options if len(option) == len(here)]
-        if not options:
-            continue
-        index = torch.stack(options)  # [options, regions of this level]
-        best = double.logits[:, index].amax(dim=-1).argmax(dim=1)  # [batch, regions]
-        chosen = index.t()[torch.arange(len(here), device=best.device), best]
-        image = torch.arange(len(best), device=best.device)[:, None]
-        seen = double.logits[image, chosen]
-        surer = seen.amax(dim=-1) > full.logits[:, here].amax(dim=-1)
-        logits[:, here] = ((seen.sigmoid() + full.logits[:, here].sigmoid()) / 2).logit(eps=1e-6)
-        boxes[:, here] = torch.where(surer[..., None], double.boxes[image, chosen] / 2, full.boxes[:, here])
-        if quality is not None and double.quality is not None:
-            quality[:, here] = torch.where(surer, double.quality[image, chosen], quality[:, here])
-    return Regions(logits, boxes, quality, full.points, full.strides, full.valid)
+    other = half.images(slice(None))
+    logits, boxes, quality = other.logits.clone(), other.boxes * 2, other.quality
+    quality = None if quality is None else quality.clone()
+    stride = full.strides.min()
+    here = (full.strides == stride).nonzero().squeeze(1)
+    side = math.isqrt(len(here))
+    cells = (double.strides == stride).nonzero().squeeze(1).view(side, 2, side, 2)
+    options = [(double.strides == 2 * stride).nonzero().squeeze(1)]
+    options += [cells[:, i, :, j].reshape(-1) for i in (0, 1) for j in (0, 1)]
+    index = torch.stack(options)  # [5, regions of the lowest level]
+    best = double.logits[:, index].amax(dim=-1).argmax(dim=1)  # [batch, regions of the lowest level]
+    chosen = index.t()[torch.arange(len(here), device=best.device), best]
+    image = torch.arange(len(best), device=best.device)[:, None]
+    logits[:, here], boxes[:, here] = double.logits[image, chosen], double.boxes[image, chosen] / 2
+    if quality is not None and double.quality is not None:
+        quality[:, here] = double.quality[image, chosen]
+
+    p_full, p_other = full.logits.sigmoid(), logits.sigmoid()
+    sure_full, sure_other = p_full.amax(dim=-1), p_other.amax(dim=-1)
+    share = sure_other / (sure_full + sure_other).clamp(min=1e-12)
+    boxes = torch.lerp(full.boxes, boxes, share[..., None])
+    if quality is not None and full.quality is not None:
+        quality = torch.lerp(full.quality, quality, share)
+    return Regions(((p_full + p_other) / 2).logit(eps=1e-6), boxes, quality, full.points, full.strides, full.valid)
 
 
 @dataclass(frozen=True, slots=True)
