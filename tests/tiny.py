@@ -53,7 +53,10 @@ def batch(
     labels: list[Targets] | None = None,
     erased: list[list[list[float]]] | None = None,
 ) -> Batch:
-    """Noise images of the given content sizes (width, height); unlabelled unless ``labels`` are given."""
+    """Noise images of the given content sizes (width, height); unlabelled unless ``labels`` are given.
+
+    Unlabelled ones have the weak view at half and double size too; :func:`one_size` takes them away.
+    """
     rng = np.random.default_rng(seed)
 
     def views(draw: np.random.Generator) -> list[View]:
@@ -72,6 +75,7 @@ def batch(
     for i, rows in enumerate(erased or []):
         for k, row in enumerate(rows):
             rectangles[i, k] = torch.tensor(row)
+    doubled = [View(v.image.repeat_interleave(2, -1).repeat_interleave(2, -2), v.matrix, v.erased) for v in weak]
     return Batch(
         strong=stacked,
         half=stack_views([half_view(v) for v in strong], side // 2)[0],
@@ -80,7 +84,14 @@ def batch(
         erased=rectangles,
         targets=None if labels is None else tuple(labels),
         names=tuple(f"{seed}-{i}.png" for i in range(len(sizes))),
+        weak_half=None if labels is not None else stack_views([half_view(v) for v in weak], side // 2)[0],
+        weak_double=None if labels is not None else stack_views(doubled, 2 * side)[0],
     )
+
+
+def one_size(batch: Batch) -> Batch:
+    """The batch as it is without ``sed.three_sizes``."""
+    return replace(batch, weak_half=None, weak_double=None)
 
 
 def regions(

@@ -134,7 +134,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     """AdamW weight decay (not on norms and biases)."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning-rate schedule after the warm-up."""
+    """Learning rate after the burn-in: falls along a cosine, or stays. Before its end it stays."""
     warmup: float = 0.03
     """Share of the steps in which the rate rises from zero."""
     clip: float = 10.0

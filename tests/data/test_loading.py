@@ -54,14 +54,51 @@ def same(a: Batch | None, b: Batch | None) -> bool:
     if a is None or b is None:
         return a is b
     tensors = all(torch.equal(getattr(a, k), getattr(b, k)) for k in ("strong", "half", "content", "erased"))
-    weak = (a.weak is None and b.weak is None) or (
-        a.weak is not None and b.weak is not None and torch.equal(a.weak, b.weak)
-    )
+    weak = True
+    for name in ("weak", "weak_half", "weak_double"):
+        mine, other = getattr(a, name), getattr(b, name)
+        weak &= (mine is None) == (other is None) and (mine is None or torch.equal(mine, other))
     targets = (a.targets is None) == (b.targets is None) and all(
         torch.equal(x.boxes, y.boxes) and torch.equal(x.labels, y.labels) and torch.equal(x.ignore, y.ignore)
         for x, y in zip(a.targets or (), b.targets or (), strict=True)
     )
     return tensors and weak and targets and a.names == b.names and a.skipped == b.skipped
+
+
+@pytest.mark.parametrize("zoom", [0.7, 1.0, 1.4])
+def test_the_weak_view_comes_at_three_sizes(tmp_path: Path, zoom: float) -> None:
+    """The same part of the image at half and double size, cropped ones too; the other views stay what they were."""
+    folder = tmp_path / "smooth"
+    folder.mkdir()
+    rows = []
+    for i in range(4):
+        grain = np.random.default_rng(i).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        path = folder / f"u{i}.png"
+        Image.fromarray(grain).resize((160, 120), Image.Resampling.BICUBIC).save(path)
+        rows.append(Sample(path, path.name, (0, 0), True, None))
+    settings: dict[str, Any] = {
+        "batch": 2,
+        "unlabeled_batch": 4,
+        "image_size": 64,
+        "views": replace(PLAIN, scale_min=zoom, scale_max=zoom),
+        "seed": 0,
+        "unlabeled_from": 0,
+    }
+    labeled = samples(tmp_path, 2)
+    _, got = StepData(labeled, rows, three_sizes=True, **settings)[0]
+    _, plain = StepData(labeled, rows, **settings)[0]
+    assert got is not None and plain is not None and plain.weak_half is None and plain.weak_double is None
+    assert torch.equal(got.content, plain.content)
+    assert got.weak is not None and got.weak_half is not None and got.weak_double is not None
+    assert got.weak_half.shape == (4, 3, 32, 32) and got.weak_double.shape == (4, 3, 128, 128)
+    for i, (width, height) in enumerate(got.content.tolist()):
+        full = got.weak[i].float()
+        shrunk = torch.nn.functional.avg_pool2d(got.weak_double[i].float(), 2)
+        inside = (slice(None), slice(1, height - 1), slice(1, width - 1))
+        assert (full[inside] - shrunk[inside]).abs().mean() < 3 < full[inside].std()
+        assert not got.weak_double[i, :, 2 * height :].any() and not got.weak_double[i, :, :, 2 * width :].any()
+        small = torch.nn.functional.avg_pool2d(full, 2)[:, : height // 2, : width // 2]
+        assert (small - got.weak_half[i, :, : height // 2, : width // 2]).abs().mean() < 3
 
 
 def test_a_batch_is_what_it_says(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from sedet.data.batch import Batch, Targets, pixels
 from sedet.detectors.fcos import grid_points
 from sedet.detectors.regions import FULL_LEVELS, HALF_LEVELS, Detections, Regions
 from sedet.methods.method import Progress
-from sedet.methods.sed import PARTS, SED, distillation, pseudo_labels, teacher_target
+from sedet.methods.sed import PARTS, SED, distillation, join_sizes, pseudo_labels, teacher_target
 from sedet.methods.supervised import Supervised
 from tests import tiny
 
@@ -40,6 +40,16 @@ def labeled(count: int = 2) -> Batch:
 
 def unlabeled(erased: list[list[list[float]]] | None = None) -> Batch:
     return tiny.batch(SIZES, seed=2, erased=erased or [[[8, 8, 40, 30]], []])
+
+
+def asked(teacher: Any, batch: Batch) -> Regions:
+    """What the teacher answers on the weak view, at one size or at three."""
+    assert batch.weak is not None
+    full: Regions = teacher(pixels(batch.weak), batch.content)
+    if batch.weak_half is None or batch.weak_double is None:
+        return full
+    double = teacher(pixels(batch.weak_double), 2 * batch.content)
+    return join_sizes(full, double, teacher(pixels(batch.weak_half), batch.content // 2, HALF_LEVELS))
 
 
 class Cells(nn.Module):
@@ -92,7 +102,9 @@ def equal_views(erased: list[list[list[float]]] | None = None) -> Batch:
     weak = batch.weak
     assert weak is not None
     weak = weak[..., ::2, ::2].repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
-    return replace(batch, weak=weak, strong=weak, half=weak[..., ::2, ::2])
+    half = weak[..., ::2, ::2]
+    double = weak.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+    return replace(batch, weak=weak, strong=weak, half=half, weak_half=half, weak_double=double)
 
 
 def step(
@@ -180,14 +192,28 @@ def test_supervised_is_the_mean_of_both_sizes_with_boxes_halved() -> None:
 
 def test_an_exactly_scale_equivalent_detector_loses_nothing() -> None:
     student = Cells()
-    losses = step(every_part(reweight="none"), student, student, equal_views())
+    losses = step(every_part(reweight="none"), student, student, tiny.one_size(equal_views()))
     assert all(losses[key].abs().item() < 1e-6 for key in KEYS[3:])
+
+
+def test_nor_with_a_teacher_of_three_sizes_unless_a_finer_cell_is_surer() -> None:
+    def finer(by: float) -> Any:
+        """Changes the finest level of the double view, which has no partner in the full one."""
+        return lambda r, _: replace(r, logits=r.logits + by * ((r.strides == 8) & (len(r) > 128))[:, None])
+
+    student, teacher = Cells(), Cells()
+    teacher.disturb = finer(-50.0)
+    losses = step(every_part(reweight="none"), student, teacher, equal_views())
+    assert all(losses[key].abs().item() < 1e-4 for key in KEYS[3:])
+    teacher.disturb = finer(1.0)
+    losses = step(every_part(reweight="none"), student, teacher, equal_views())
+    assert all(losses[key].item() > 1e-3 for key in KEYS[3:])
 
 
 def test_scale_loss_of_an_equivalent_detector_is_the_distillation_loss() -> None:
     """Teacher and student differ, but the half view shows just what the full view does."""
     for config in (every_part(), every_part(box_loss="smooth_l1", reweight="foreground", normalizer="count")):
-        losses = step(config, Cells(0), Cells(1), equal_views())
+        losses = step(config, Cells(0), Cells(1), equal_views())  # whatever the teacher's target is
         for part in PARTS:
             assert losses[f"scale_{part}"].item() == pytest.approx(losses[f"distill_{part}"].item(), rel=1e-9)
             assert losses[f"scale_{part}"].item() > 1e-3
@@ -201,20 +227,20 @@ def test_a_detector_that_is_not_equivalent_loses() -> None:
 
     student = Cells()
     student.disturb = absolute
-    losses = step(every_part(), student, student, equal_views())
+    losses = step(every_part(), student, student, tiny.one_size(equal_views()))
     assert losses["distill_box"].abs().item() < 1e-9 and losses["scale_box"].item() > 0.1
 
 
+@pytest.mark.parametrize("three", [True, False])
 @pytest.mark.parametrize("where", [Progress(5, 5, 10), Progress(9, 5, 10), AFTER])
-def test_weights_of_the_parts(where: Progress) -> None:
+def test_weights_of_the_parts(where: Progress, three: bool) -> None:
     """weight x ramp x part, and the half view's scale_weight on top."""
     config = every_part(
         weight=3.0, scale_weight=0.5, class_weight=2.0, box_weight=0.7, quality_weight=0.3, temperature=0.8
     )
-    student, teacher, batch = Cells(0), Cells(1), unlabeled()
+    student, teacher, batch = Cells(0), Cells(1), unlabeled() if three else tiny.one_size(unlabeled())
     losses = step(config, student, teacher, batch, where)
-    assert batch.weak is not None
-    target = teacher_target(teacher(pixels(batch.weak), batch.content), batch, 0.7, 0.8)  # type: ignore[arg-type]
+    target = teacher_target(asked(teacher, batch), batch, 0.7, 0.8)
     full = distillation(target, student(pixels(batch.strong), batch.content), 1.0, config)
     half = distillation(target, student(pixels(batch.half), batch.content // 2, HALF_LEVELS), 2.0, config)
     ramp = min(1.0, (where.step - 4) / 10)
@@ -239,7 +265,11 @@ def test_forwards_are_shared_and_the_teacher_sees_the_weak_view_without_gradient
     student, teacher, batch = Cells(0), Cells(1), unlabeled()
     step(every_part(), student, teacher, batch)
     assert student.calls == [((4, 3, 64, 64), FULL_LEVELS, True), ((4, 3, 32, 32), HALF_LEVELS, True)]
-    assert teacher.calls == [((2, 3, 64, 64), FULL_LEVELS, False)]
+    full = ((2, 3, 64, 64), FULL_LEVELS, False)
+    assert teacher.calls == [full, ((2, 3, 128, 128), FULL_LEVELS, False), ((2, 3, 32, 32), HALF_LEVELS, False)]
+    teacher.calls = []
+    step(every_part(), student, teacher, tiny.one_size(batch))
+    assert teacher.calls == [full]
     # what the losses are worked out from is the weak view, not the strong one
     other = step(every_part(), student, teacher, replace(batch, weak=batch.strong))
     assert other["distill_class"].item() != step(every_part(), student, teacher, batch)["distill_class"].item()
@@ -258,14 +288,16 @@ def test_no_gradient_reaches_the_teacher() -> None:
         assert sum(float(p.grad.abs().sum()) for p in student.parameters() if p.grad is not None) > 0
 
 
-def test_padding_and_erased_places_change_no_loss() -> None:
+@pytest.mark.parametrize("three", [True, False])
+def test_padding_and_erased_places_change_no_loss(three: bool) -> None:
     """Whatever the student answers there; the teacher's answers in padding change nothing either."""
     erased = [[[10.0, 6.0, 50.0, 40.0]], [[0.0, 0.0, 30.0, 50.0], [20.0, 30.0, 40.0, 64.0]]]
     given, more = labeled(), unlabeled(erased)
+    more = more if three else tiny.one_size(more)
     plain = step(every_part(), Cells(0), Cells(1), more, labeled=given)
     teacher = Cells(1)
     assert more.weak is not None
-    target = teacher_target(teacher(pixels(more.weak), more.content), more, 0.7)  # type: ignore[arg-type]
+    target = teacher_target(asked(teacher, more), more, 0.7)
     assert 0 < target.mask.sum() < Cells()(pixels(more.weak), more.content).valid.sum()
 
     def elsewhere(regions: Regions, levels: Sequence[int]) -> Regions:
@@ -308,8 +340,7 @@ def test_hard_labels_train_both_views_as_labels_do() -> None:
     student, teacher, batch = Cells(0), Cells(1), unlabeled([[[0, 0, 4, 4]], []])
     losses = step(config, student, teacher, batch)
     assert batch.weak is not None
-    answer = teacher(pixels(batch.weak), batch.content)
-    found = pseudo_labels(teacher, answer, batch, 0.3, 0.7)  # type: ignore[arg-type]
+    found = pseudo_labels(teacher, asked(teacher, batch), batch, 0.3, 0.7)  # type: ignore[arg-type]
     assert all(len(t.labels) + len(t.ignore) == 2 for t in found)
     full = student.loss(student(pixels(batch.strong), batch.content), found)
     half = student.loss(student(pixels(batch.half), batch.content // 2, HALF_LEVELS), [t.halved() for t in found])
@@ -364,3 +395,27 @@ def test_ramp() -> None:
     assert [Progress(s, 4, 4).unlabeled_weight for s in range(10)] == [0, 0, 0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
     assert Progress(0, 0, 1).unlabeled_weight == 1.0
     assert [Progress(s, 2, 0).unlabeled_weight for s in (1, 2)] == [0.0, 1.0]
+
+
+def test_pixels_in_padding_change_nothing_with_the_real_detector() -> None:
+    """At none of the teacher's three sizes."""
+    student, teacher = tiny.detector(seed=0, confident=True), tiny.detector(seed=1, confident=True)
+    batch = unlabeled()
+    assert batch.weak is not None and batch.weak_half is not None and batch.weak_double is not None
+    plain = step(every_part(), student, teacher, batch)
+    noisy = {}
+    for name, images, scale in (
+        ("weak", batch.weak, 1.0),
+        ("weak_half", batch.weak_half, 0.5),
+        ("weak_double", batch.weak_double, 2.0),
+    ):
+        changed = images.clone()
+        for i, (width, height) in enumerate((batch.content * scale).int().tolist()):
+            changed[i, :, height:] = 200
+            changed[i, :, :, width:] = 200
+        assert not torch.equal(changed, images)
+        noisy[name] = changed
+    got = step(every_part(), student, teacher, replace(batch, **noisy))
+    assert {k: v.item() for k, v in got.items()} == {k: v.item() for k, v in plain.items()}
+    other = step(every_part(), student, teacher, replace(batch, weak_double=batch.weak_double.flip(-1)))
+    assert other["distill_class"].item() != plain["distill_class"].item()

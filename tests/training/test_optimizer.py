@@ -47,13 +47,21 @@ def test_from_scratch_the_backbone_has_the_full_rate() -> None:
 
 
 def test_rates_by_hand() -> None:
-    rates = [rate_at(s, 100, CONFIG) for s in range(100)]
+    rates = [rate_at(s, 100, 0, CONFIG) for s in range(100)]
     assert rates[:10] == pytest.approx([0.001 * (i + 1) for i in range(10)])
     assert rates[10] == pytest.approx(0.01)
     assert rates[55] == pytest.approx(0.01 * (FINAL_RATE + (1 - FINAL_RATE) * 0.5))  # halfway down
     assert rates[99] == pytest.approx(0.01 * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * 89 / 90))))
     assert rates[10:] == sorted(rates[10:], reverse=True) and min(rates[10:]) >= 0.01 * FINAL_RATE
-    constant = [rate_at(s, 100, replace(CONFIG, schedule="constant")) for s in range(100)]
+    constant = [rate_at(s, 100, 0, replace(CONFIG, schedule="constant")) for s in range(100)]
     assert constant[:10] == rates[:10] and set(constant[10:]) == {0.01}
-    assert rate_at(0, 1, CONFIG) == 0.01  # a run of one step
-    assert rate_at(0, 10, replace(CONFIG, warmup=0.0)) > 0
+    assert rate_at(0, 1, 0, CONFIG) == 0.01  # a run of one step
+    assert rate_at(0, 10, 0, replace(CONFIG, warmup=0.0)) > 0
+
+
+def test_the_burn_in_does_not_depend_on_what_follows() -> None:
+    short = [rate_at(s, 100, 40, CONFIG) for s in range(100)]
+    long = [rate_at(s, 200, 40, replace(CONFIG, warmup=0.05)) for s in range(200)]
+    assert short[:40] == long[:40] == pytest.approx([0.001 * (i + 1) for i in range(10)] + [0.01] * 30)
+    assert short[40] == long[40] == pytest.approx(0.01)
+    assert short[70] == long[120] == pytest.approx(0.01 * (FINAL_RATE + (1 - FINAL_RATE) * 0.5))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +49,8 @@ class Batch:
         targets: one an image, in the full view's pixels; None for unlabelled images.
         names: the images' names, for messages.
         skipped: names of images that could not be read and were replaced by others.
-        double: uint8 [batch, 3, 2 * side, 2 * side], the weak view at double size, or None.
+        weak_half: uint8 [batch, 3, side / 2, side / 2], the weak view at exactly half size, or None.
+        weak_double: uint8 [batch, 3, 2 * side, 2 * side], the weak view at double size, or None.
     """
 
     strong: Tensor
@@ -58,51 +61,30 @@ class Batch:
     targets: tuple[Targets, ...] | None
     names: tuple[str, ...]
     skipped: tuple[str, ...] = ()
-    double: Tensor | None = None
+    weak_half: Tensor | None = None
+    weak_double: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.strong)
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(
-            strong=self.strong.to(device, non_blocking=True),
-            half=self.half.to(device, non_blocking=True),
-            weak=None if self.weak is None else self.weak.to(device, non_blocking=True),
-            content=self.content.to(device, non_blocking=True),
-            erased=self.erased.to(device, non_blocking=True),
-            targets=None if self.targets is None else tuple(t.to(device) for t in self.targets),
-            names=self.names,
-            skipped=self.skipped,
-            double=None if self.double is None else self.double.to(device, non_blocking=True),
-        )
+        moved = self._each(lambda images: images.to(device, non_blocking=True))
+        return moved if moved.targets is None else replace(moved, targets=tuple(t.to(device) for t in moved.targets))
 
     def first(self, count: int) -> Batch:
         """The first images of the batch."""
-        return Batch(
-            strong=self.strong[:count],
-            half=self.half[:count],
-            weak=None if self.weak is None else self.weak[:count],
-            content=self.content[:count],
-            erased=self.erased[:count],
-            targets=None if self.targets is None else self.targets[:count],
-            names=self.names[:count],
-            skipped=self.skipped,
-            double=None if self.double is None else self.double[:count],
-        )
+        targets = None if self.targets is None else self.targets[:count]
+        return replace(self._each(lambda images: images[:count]), targets=targets, names=self.names[:count])
 
     def pin_memory(self) -> Batch:
         """Called by the loader when it feeds a GPU."""
-        return Batch(
-            strong=self.strong.pin_memory(),
-            half=self.half.pin_memory(),
-            weak=None if self.weak is None else self.weak.pin_memory(),
-            content=self.content.pin_memory(),
-            erased=self.erased.pin_memory(),
-            targets=self.targets,
-            names=self.names,
-            skipped=self.skipped,
-            double=None if self.double is None else self.double.pin_memory(),
-        )
+        return self._each(lambda images: images.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with each of its own tensors (not the targets') changed."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed: dict[str, Any] = {name: change(value) for name, value in given.items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
 
 
 def pixels(images: Tensor) -> Tensor:

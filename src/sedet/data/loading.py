@@ -84,7 +84,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         batch, unlabeled_batch: images of each kind in a micro-step, over all processes.
         image_size: long side of a view at zoom 1, pixels.
         unlabeled_from: first micro-step with unlabelled images.
-        double: unlabelled images come with the weak view at double size, too.
+        three_sizes: unlabelled images come with the weak view at half and double size, too.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         views: ViewConfig,
         seed: int,
         unlabeled_from: int,
-        double: bool = False,
+        three_sizes: bool = False,
         cache: float = 0.0,
         workers: int = 0,
         rank: int = 0,
@@ -108,7 +108,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         self.batch, self.unlabeled_batch = batch, unlabeled_batch
         self.image_size, self.views, self.seed = image_size, views, seed
         self.unlabeled_from = unlabeled_from
-        self.double = double
+        self.three_sizes = three_sizes
         self.rank, self.world = rank, world
         self._cache_limit = cache / max(1, workers)  # each worker process fills its own
         self._caches: dict[str, ImageCache] = {}
@@ -133,7 +133,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
             names.append(sample.name)
             original = sample.size if sample.size[0] else None
             for factor, into in ((1, weak), (2, doubled)):
-                if factor == 1 or (self.double and not labelled):
+                if factor == 1 or (self.three_sizes and not labelled):
                     rng = chance.generator(self.seed, purpose, "geometry", position)
                     into.append(weak_view(image, self.image_size, self.views, rng, original, factor))
             views.append(strong_view(weak[-1], self.views, self.seed, purpose, position))
@@ -151,7 +151,8 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
             targets=tuple(targets) if labelled else None,
             names=tuple(names),
             skipped=tuple(skipped),
-            double=stack_views(doubled, 2 * side)[0] if doubled else None,
+            weak_half=stack_views([half_view(v) for v in weak], side // 2)[0] if doubled else None,
+            weak_double=stack_views(doubled, 2 * side)[0] if doubled else None,
         )
 
     def _pick(
@@ -160,7 +161,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         """The sample at a position of the stream; the next in the set that can be read, where it cannot be."""
         if purpose not in self._caches:
             # One a purpose: what SED's double-size views need must not change the labelled images' pixels.
-            zoom = max(1.0, self.views.scale_max) * (2 if self.double and purpose == "unlabeled" else 1)
+            zoom = max(1.0, self.views.scale_max) * (2 if self.three_sizes and purpose == "unlabeled" else 1)
             limit = self._cache_limit / (2 if self.unlabeled else 1)
             self._caches[purpose] = ImageCache(limit, math.ceil(self.image_size * zoom))
         index = chance.endless_index(self.seed, purpose, len(samples), position)

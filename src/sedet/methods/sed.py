@@ -90,10 +90,10 @@ class SED:
         assert unlabeled.weak is not None
         with torch.no_grad():
             answer = teacher(pixels(unlabeled.weak), unlabeled.content)
-            if unlabeled.double is not None:
-                small = F.interpolate(pixels(unlabeled.weak), scale_factor=0.5, mode="bilinear", antialias=True)
-                double = teacher(pixels(unlabeled.double), 2 * unlabeled.content)
-                answer = join_sizes(answer, double, teacher(small, unlabeled.content // 2, HALF_LEVELS))
+            if unlabeled.weak_double is not None and unlabeled.weak_half is not None:
+                double = teacher(pixels(unlabeled.weak_double), 2 * unlabeled.content)
+                half_answer = teacher(pixels(unlabeled.weak_half), unlabeled.content // 2, HALF_LEVELS)
+                answer = join_sizes(answer, double, half_answer)
         views: list[tuple[str, Regions, float]] = []
         if config.distill:
             views.append(("distill", full.images(slice(count, None)), weight))
@@ -126,7 +126,8 @@ def join_sizes(full: Regions, double: Regions, half: Regions) -> Regions:
     there their region is the one of P_4 with the same grid, or one of the four of P_3 in it, whichever is the most
     confident. All larger ones are seen once more at half size, one level lower, as the scale part pairs them.
     Class scores are the mean of both sizes; boxes and quality are averaged too, weighted by the best class score,
-    so that two views that agree place a box better than either (our design; docs/decisions.md).
+    so that two views that agree place a box better than either (our design; docs/decisions.md). A detector whose
+    answers are the same at all sizes is left as it is, unless a finer cell of the double view is surer.
 
     Args:
         full: regions of levels P3..P7.
@@ -143,7 +144,8 @@ def join_sizes(full: Regions, double: Regions, half: Regions) -> Regions:
     options = [(double.strides == 2 * stride).nonzero().squeeze(1)]
     options += [cells[:, i, :, j].reshape(-1) for i in (0, 1) for j in (0, 1)]
     index = torch.stack(options)  # [5, regions of the lowest level]
-    best = double.logits[:, index].amax(dim=-1).argmax(dim=1)  # [batch, regions of the lowest level]
+    seen = double.logits.masked_fill(~double.valid[..., None], -math.inf)  # padding has no say
+    best = seen[:, index].amax(dim=-1).argmax(dim=1)  # [batch, regions of the lowest level]
     chosen = index.t()[torch.arange(len(here), device=best.device), best]
     image = torch.arange(len(best), device=best.device)[:, None]
     logits[:, here], boxes[:, here] = double.logits[image, chosen], double.boxes[image, chosen] / 2

@@ -117,7 +117,7 @@ def train_loop(t: Training) -> None:
     while state.step < stop and not state.ended:
         started = time.perf_counter()
         progress = Progress(state.step, schedule.burn_in, schedule.ramp)
-        set_rate(t.optimizer, rate_at(state.step, schedule.steps, config))
+        set_rate(t.optimizer, rate_at(state.step, schedule.steps, schedule.burn_in, config))
         for part in range(micro):
             labeled, unlabeled = next(batches)
             note_skipped(t, [*labeled.skipped, *(unlabeled.skipped if unlabeled else ())])

@@ -38,16 +38,24 @@ def build_optimizer(model: Detector, config: TrainConfig) -> torch.optim.AdamW:
     )
 
 
-def rate_at(step: int, total: int, config: TrainConfig) -> float:
-    """Learning rate of an update: linear warm-up, then cosine to FINAL_RATE of the peak, or constant."""
+def rate_at(step: int, total: int, burn_in: int, config: TrainConfig) -> float:
+    """Learning rate of an update: linear warm-up, the peak to the end of the burn-in, cosine to FINAL_RATE of it.
+
+    The burn-in does not depend on what comes after it: runs of any length can share one (our design).
+    """
     assert config.rate is not None
-    warmup = max(1, round(config.warmup * total))
+    warmup = warmup_updates(config, total)
     if step < warmup:
         return config.rate * (step + 1) / warmup
-    if config.schedule == "constant":
+    held = max(warmup, burn_in)
+    if config.schedule == "constant" or step < held:
         return config.rate
-    share = (step - warmup) / max(1, total - warmup)
+    share = (step - held) / max(1, total - held)
     return config.rate * (FINAL_RATE + (1 - FINAL_RATE) * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def warmup_updates(config: TrainConfig, total: int) -> int:
+    return max(1, round(config.warmup * total))
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

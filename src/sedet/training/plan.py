@@ -20,6 +20,7 @@ from sedet.errors import ConfigError
 from sedet.settings import load_config
 from sedet.training.inputs import TrainingData, absolute_paths
 from sedet.training.loop import Schedule
+from sedet.training.optimizer import warmup_updates
 from sedet.training.probe import Expectation
 
 # Our choices, measured on small data (docs/experiments.md); every one can be set by hand.
@@ -29,8 +30,8 @@ BASE_BATCH = 8
 EVALUATIONS = 12
 
 BURN_IN_SETTINGS = """labeled images classes val val_images seed detector backbone weights init image_size batch
-    steps burn_in rate backbone_rate weight_decay schedule warmup clip accumulate half_size precision model views"""
-"""What shapes a burn-in: runs that share one must agree in these."""
+    rate backbone_rate weight_decay clip accumulate half_size precision model views"""
+"""What shapes a burn-in, besides its updates: runs that share one must agree in these."""
 
 CLASSES_SHOWN = 20
 
@@ -131,7 +132,7 @@ def make_schedule(config: TrainConfig) -> Schedule:
         ConfigError: too few steps for a burn-in and anything after it.
     """
     assert config.steps and config.burn_in is not None and config.batch and config.eval_every and config.save_every
-    burn_in = round(config.burn_in * config.steps)
+    burn_in = _burn_in_updates(config)
     if config.method != "supervised" and not 0 <= burn_in < config.steps:
         raise ConfigError(f"steps {config.steps} leave none after a burn-in of {burn_in}: give more --steps")
     if config.batch % config.accumulate:
@@ -166,7 +167,21 @@ def check_start(config: TrainConfig, run: Path) -> TrainConfig:
                 f"start: the burn-in of {run} was trained with {name} {_shown(other[name])}, this run has "
                 f"{_shown(mine[name])}: give the same, or leave --start out"
             )
+    for name, count in (("burn_in", _burn_in_updates), ("warmup", _warmup_updates)):
+        if count(config) != count(theirs):
+            raise ConfigError(
+                f"start: the burn-in of {run} was trained with a {name} of {count(theirs)} steps, this run has "
+                f"{count(config)}: give the same, or leave --start out"
+            )
     return theirs
+
+
+def _burn_in_updates(config: TrainConfig) -> int:
+    return round((config.burn_in or 0.0) * (config.steps or 0))
+
+
+def _warmup_updates(config: TrainConfig) -> int:
+    return warmup_updates(config, config.steps or 0)
 
 
 def _flat(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -141,7 +141,7 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
         views=config.views,
         seed=config.seed,
         unlabeled_from=schedule.burn_in * config.accumulate,
-        double=method.uses_unlabeled and config.sed.three_sizes,
+        three_sizes=method.uses_unlabeled and config.sed.three_sizes,
         cache=config.cache,
         workers=config.workers or 0,
         rank=fabric.global_rank,
