@@ -11,7 +11,7 @@ import fcntl
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import rows
 from benchmarks.inputs import CellData, area_ranges, cell_data, judged_table
-from benchmarks.plan import PLACES, Cell, Job, load_recipe, make_job
+from benchmarks.plan import PLACES, THRESHOLDS, Cell, Job, load_recipe, make_job
 from benchmarks.provenance import Provenance, machine, versions
 from sedet.config import TrainConfig
 from sedet.detectors.build import Detector
@@ -29,6 +29,7 @@ from sedet.detectors.file import load_detector, save_detector
 from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError
 from sedet.evaluation.coco import Metrics, coco_metrics
+from sedet.evaluation.pseudo_labels import pseudo_label_quality
 from sedet.settings import to_dict
 from sedet.training import run as training
 from sedet.training.checkpoint import load_checkpoint
@@ -111,6 +112,7 @@ def measure(cell: Cell, setting: Setting) -> str:
         "rows": [make_row(common, metrics, teacher) for teacher, (metrics, _) in judged.items()],
         "curve": curve(record["rows"]),
         "losses": losses(record["rows"]),
+        **({"labels": label_quality(cell, setting, judged[True][1])} if cell.split == "dev" else {}),
         "settings": job.settings,
         "config": {k: v for k, v in to_dict(job.config).items() if k not in PLACES},
     }
@@ -211,6 +213,13 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
 
 
 # --- judgement and rows -------------------------------------------------------------------------------------
+
+
+def label_quality(cell: Cell, setting: Setting, detections: Sequence[Detections]) -> list[dict[str, Any]]:
+    """What the teacher's answers on dev would be worth as hard labels: precision, recall, labels an image."""
+    table = judged_table(cell, setting.data, setting.work)
+    found = pseudo_label_quality(table, detections, THRESHOLDS)
+    return [{key: round(value, 3) for key, value in one._asdict().items()} for one in found]
 
 
 def judge_model(cell: Cell, setting: Setting, file: Path, config: TrainConfig) -> tuple[Metrics, list[Detections]]:

@@ -54,7 +54,7 @@ def readme_parts(results: Sequence[dict[str, Any]], comparisons: Sequence[Any]) 
         gains = gain_of(twins, sed)
         if not gains:
             continue
-        found = interval(comparisons, group, ("supervised", twin), ("sed", "default"))
+        found = interval(rows, comparisons, group, ("supervised", twin), ("sed", "default"))
         runs = f"{len(gains)} runs" if len(gains) > 1 else "one seed, not conclusive"
         lines.append(
             [

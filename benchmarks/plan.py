@@ -58,6 +58,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 """Settings of each variant over those of its method. ``length`` multiplies the updates after the burn-in;
 ``wallclock`` takes as many as SED's time allows."""
 
+ALGORITHM = 2
+"""Counts changes of SED's code that change its results without a setting; part of each configuration's name."""
+TRAINING = 2
+"""The same for what all methods share: detector, views, schedule."""
+
 FIXED = {"guard": False, "patience": 0, "stop": None, "start": None}
 """Never the best of several: what is judged is the last teacher."""
 
@@ -266,7 +271,12 @@ def identity(config: TrainConfig, inputs: Inputs, burn_in: TrainConfig | None = 
     """Twelve hex digits that name a configuration together with its data (and the burn-in it starts from)."""
 
     def numbers(c: TrainConfig) -> dict[str, Any]:
-        return {key: value for key, value in to_dict(c).items() if key not in NOT_NUMBERS}
+        found = {key: value for key, value in to_dict(c).items() if key not in NOT_NUMBERS}
+        if c.method == "supervised":
+            del found["sed"]  # it plays no part there
+        else:
+            found["sed"]["algorithm"] = ALGORITHM
+        return {**found, "training": TRAINING}
 
     parts = [numbers(config), None if burn_in is None else numbers(burn_in), inputs.digest]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import numpy as np
 
-from benchmarks.compare import load_comparisons
+from benchmarks.compare import identity, load_comparisons, wanted
 from benchmarks.provenance import ROOT
 from benchmarks.rows import RESULTS, Row, best_variant, load_results, read_openings, select
 
@@ -126,11 +126,18 @@ def best_twin(rows: Sequence[Row], group: dict[str, Any]) -> str:
     return best_variant(usable, **dev, method="supervised") or "default"
 
 
-def interval(comparisons: Sequence[Any], group: dict[str, Any], first: Any, second: Any, metric: str = "ap") -> str:
-    for c in comparisons:
-        if all(c[k] == group[k] for k in GROUP) and c["first"] == list(first) and c["second"] == list(second):
-            found = c["metrics"][metric]
-            return "" if found is None else f"[{found['low']:+.1f}, {found['high']:+.1f}]"
+def interval(
+    rows: Sequence[Row], comparisons: Sequence[Any], group: dict[str, Any], first: Any, second: Any, metric: str = "ap"
+) -> str:
+    """The bootstrap interval of a comparison, if it is of just these rows: none beats one of older rows."""
+    asked = {**{k: group[k] for k in GROUP}, "first": list(first), "second": list(second)}
+    for what in (identity(a, b) for a, b in wanted(rows)):
+        if any(what[key] != value for key, value in asked.items()):
+            continue
+        for c in comparisons:
+            if all(c[key] == value for key, value in what.items()):
+                found = c["metrics"][metric]
+                return "" if found is None else f"[{found['low']:+.1f}, {found['high']:+.1f}]"
     return ""
 
 
@@ -176,7 +183,7 @@ def main_table(rows: Sequence[Row], group: dict[str, Any], comparisons: Sequence
     line("all labels (ceiling)", top, gain=True)
     headings = ["", *HEADINGS, "gain", "of the gap", "runs"]
     text = f"### {heading(group)}\n\n" + table(headings, lines)
-    return text + "\n" + verdict(group, twin_rows, sed, top, comparisons, twin)
+    return text + "\n" + verdict(rows, group, twin_rows, sed, top, comparisons, twin)
 
 
 def _variants(rows: Sequence[Row], group: dict[str, Any]) -> set[str]:
@@ -208,6 +215,7 @@ def gap(twin: Sequence[Row], sed: Sequence[Row], top: Sequence[Row]) -> float | 
 
 
 def verdict(
+    rows: Sequence[Row],
     group: dict[str, Any],
     twin_rows: Sequence[Row],
     sed: Sequence[Row],
@@ -220,8 +228,8 @@ def verdict(
     if not gains:
         return "No gain is stated: SED's row or the twin's is missing.\n"
     ap50 = gain_of(twin_rows, sed, "ap50")
-    found = interval(comparisons, group, ("supervised", twin), ("sed", "default"))
-    found50 = interval(comparisons, group, ("supervised", twin), ("sed", "default"), "ap50")
+    found = interval(rows, comparisons, group, ("supervised", twin), ("sed", "default"))
+    found50 = interval(rows, comparisons, group, ("supervised", twin), ("sed", "default"), "ap50")
     text = f"SED's teacher against the {TWINS[twin]}: AP {signed(gains)} {found}, AP50 {signed(ap50)} {found50}"
     text = re.sub(r" +([,.]|$)", r"\1", text) + "."
     if not found:
@@ -245,7 +253,7 @@ def ablation_table(rows: Sequence[Row], group: dict[str, Any], comparisons: Sequ
     lines = [["SED", *(spread([r[m] for r in default]) for m in METRICS), "", "", str(len(default))]]
     for variant in variants:
         found = cell_rows(rows, group, method="sed", variant=variant)
-        low_high = interval(comparisons, group, ("sed", "default"), ("sed", variant))
+        low_high = interval(rows, comparisons, group, ("sed", "default"), ("sed", variant))
         values = [spread([r[m] for r in found]) for m in METRICS]
         lines.append([ablation_name(found[0]), *values, signed(gain_of(default, found)), low_high, str(len(found))])
     note = "" if len(default) > 1 else "\n**One seed, not conclusive:** differences within the interval are noise.\n"

@@ -15,7 +15,7 @@ import torch
 
 import sedet
 from benchmarks import run as command
-from benchmarks.compare import compare, joint_bootstrap, load_comparisons, wanted
+from benchmarks.compare import compare, identity, joint_bootstrap, load_comparisons, wanted
 from benchmarks.inputs import cell_data, judged_table, original_size, part_table
 from benchmarks.measure import Busy, Setting, locked, measure
 from benchmarks.pack import pack
@@ -265,6 +265,16 @@ def test_a_cell_gives_two_rows(setting: Setting, monkeypatch: pytest.MonkeyPatch
 
     assert "done before" in measure(cell(), setting)
     assert len(trained) == 3
+    assert [q["threshold"] for q in result["labels"]] == [0.3, 0.4, 0.5, 0.6, 0.7]
+
+    # twins of other lengths take the same burn-in
+    for variant, steps in (("2x", 12), ("wallclock", None)):
+        longer = cell(method="supervised", variant=variant)
+        measure(longer, setting)
+        row = json.loads((setting.results / f"{longer.name}.json").read_text())["rows"][0]
+        assert steps is None or row["steps"] == steps
+        (setting.results / f"{longer.name}.json").unlink()
+    assert len(trained) == 5
 
     rows = [row for r in load_results(setting.results) for row in r["rows"]]
     ((first, second),) = wanted(rows)
@@ -473,10 +483,17 @@ def test_several_seeds_give_mean_and_spread() -> None:
 def test_intervals_and_openings_are_shown() -> None:
     group = {"dataset": "coco-people", "percent": 10.0, "recipe": "cpu", "split": "dev"}
     values = {m: {"difference": 4, "low": 1.26, "high": 6.5, "each": [4]} for m in ("ap", "ap50")}
-    made = {**group, "first": ["supervised", "default"], "second": ["sed", "default"], "metrics": values}
+    sides = [result(10)["rows"][0]], [result(14, method="sed")["rows"][0]]
+    made = {**identity(*sides), "metrics": values}
+    assert made["first"] == ["supervised", "default"] and all(made[key] == value for key, value in group.items())
     opening = {"cell": "x", "config_id": "y", "commit": COMMIT, "time": "2030-01-01T00:00:00Z", "reason": "the table"}
     text = render([result(10), result(14, method="sed")], [made], [opening])
     assert "[+1.3, +6.5]" in text and "the table" in text
+    # rows measured anew, and further seeds, are not those it was worked out from
+    anew = [result(10), result(14, method="sed", config_id="other")]
+    more = [result(10), result(14, method="sed"), result(11, seed=1), result(13, method="sed", seed=1)]
+    for results in (anew, more):
+        assert "+6.5" not in render(results, [made], [])
     assert "No rows yet" in render([], [], [])
 
 

@@ -92,8 +92,8 @@ def test_a_burn_in_is_shared_across_methods_and_weights(tmp_path: Path) -> None:
         {"classes": ("cat",)},
         {"seed": 1},
         {"batch": 4},
-        {"steps": 10},
         {"burn_in": 0.3},
+        {"warmup": 0.5},
         {"rate": 0.1},
         {"image_size": 256},
         {"half_size": False},
@@ -106,8 +106,17 @@ def test_a_burn_in_is_shared_across_methods_and_weights(tmp_path: Path) -> None:
 )
 def test_a_burn_in_of_other_settings_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     run = saved_run(tmp_path / "twin", COMPLETE)
-    with pytest.raises(ConfigError, match=f"with {next(iter(change))}"):
+    with pytest.raises(ConfigError, match=f"with (a )?{next(iter(change))}"):
         plan.check_start(replace(COMPLETE, **change), run)
+
+
+def test_a_longer_run_takes_a_burn_in_of_as_many_steps(tmp_path: Path) -> None:
+    assert COMPLETE.steps is not None and COMPLETE.burn_in is not None
+    run = saved_run(tmp_path / "twin", COMPLETE)
+    double = replace(COMPLETE, steps=2 * COMPLETE.steps, burn_in=COMPLETE.burn_in / 2, warmup=COMPLETE.warmup / 2)
+    plan.check_start(double, run)
+    with pytest.raises(ConfigError, match="with a burn_in of"):
+        plan.check_start(replace(double, burn_in=COMPLETE.burn_in), run)
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -140,7 +140,8 @@ def test_its_settings_mean_the_same_from_anywhere(
     config = load_config(Path(run.out) / "config.yaml")
     assert (config.labeled, config.unlabeled, config.val) == (run.labeled, run.unlabeled, run.val)
     inputs = read_data(config)
-    assert inputs.facts() == {"classes": ["cat", "dog"], "labeled": 6, "val": 3, "unlabeled": 5}
+    digest = read_data(run).facts()["digest"]
+    assert inputs.facts() == {"classes": ["cat", "dog"], "labeled": 6, "val": 3, "unlabeled": 5, "digest": digest}
 
 
 def test_its_log_tells_the_plan_and_the_verdict(run: TrainConfig) -> None:
@@ -221,7 +222,7 @@ def snapshot_of_all(run: Path) -> dict[str, bytes]:
 
 
 def test_more_unlabelled_images_are_only_told(config: TrainConfig) -> None:
-    saved: dict[str, Any] = {"classes": ["cat"], "labeled": 6, "val": 3, "unlabeled": 5}
+    saved: dict[str, Any] = {"classes": ["cat"], "labeled": 6, "val": 3, "unlabeled": 5, "digest": "a"}
     assert same_data(saved, saved, config) == []
     (line,) = same_data(saved, {**saved, "unlabeled": 7}, config)
     assert "5 unlabelled images when this run began, 7 now" in line
@@ -229,6 +230,17 @@ def test_more_unlabelled_images_are_only_told(config: TrainConfig) -> None:
         same_data({**saved, "classes": ["a", "b"]}, {**saved, "classes": ["b", "a"]}, config)
     with pytest.raises(ConfigError, match="3 validation images"):
         same_data(saved, {**saved, "val": 0}, config)
+    with pytest.raises(ConfigError, match="boxes or images"):
+        same_data(saved, {**saved, "digest": "b"}, config)
+
+
+def test_a_moved_box_is_another_data_set(config: TrainConfig) -> None:
+    before = read_data(config).facts()["digest"]
+    assert read_data(config).facts()["digest"] == before
+    stored = json.loads(Path(config.labeled).read_text())
+    stored["annotations"][0]["bbox"][2] -= 1
+    Path(config.labeled).write_text(json.dumps(stored))
+    assert read_data(config).facts()["digest"] != before
 
 
 def test_a_checkpoint_of_another_network_is_refused(config: TrainConfig) -> None:
@@ -275,7 +287,16 @@ def test_the_guard_never_ships_less_than_the_labels_alone(config: TrainConfig, m
     log = (Path(config.out) / "train.log").read_text()
     assert "supervised twin      AP  28.0" in log
     assert "of the labels alone (step 2): no later teacher was better" in log
-    assert "brought nothing over the labels" in log
+    assert "That is +2.0 AP against the supervised twin at its last step; the best of several teachers" in log
+
+
+def test_without_a_twin_nothing_is_claimed_for_unlabelled_images(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged(monkeypatch, [30.0, 20.0, 34.0, 33.0])
+    train(config)
+    log = (Path(config.out) / "train.log").read_text()
+    assert "Training on after the burn-in brought +4.0 AP. How much of it labels alone would have brought" in log
 
 
 def test_without_val_the_last_teacher_is_shipped_with_a_warning(config: TrainConfig) -> None:
@@ -296,4 +317,6 @@ def test_an_interruption_says_how_to_go_on(config: TrainConfig, monkeypatch: pyt
     monkeypatch.setattr(loop, "save", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train(config)
-    assert f"Interrupted at step 2; go on with --resume {config.out}" in (Path(config.out) / "train.log").read_text()
+    assert f"Interrupted at step 0; go on with --resume {config.out}" in (Path(config.out) / "train.log").read_text()
+    monkeypatch.setattr(loop, "save", save)
+    assert train(resumed(Path(config.out), ()), resume=Path(config.out)).finished

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,6 +44,7 @@ class TrainingData:
             "labeled": len(self.labeled),
             "val": 0 if self.val is None else len(self.val),
             "unlabeled": 0 if self.pool is None else len(self.pool),
+            "digest": _digest(self.labeled),
         }
 
 
@@ -97,6 +99,16 @@ def stop_at_errors(problems: Sequence[Problem]) -> None:
         raise DataError(errors[0].message + others, errors[0].file, errors[0].todo)
 
 
+def _digest(table: AnnotationTable) -> str:
+    """Names the images and objects of a table, wherever it lies."""
+    told = hashlib.sha256()
+    for entry, objects in zip(table.images, table.objects, strict=True):
+        told.update(entry.name.encode("utf-8", "surrogateescape") + b"\0")
+        for values in (objects.boxes, objects.labels, objects.crowd, objects.difficult):
+            told.update(values.tobytes())
+    return told.hexdigest()[:16]
+
+
 def same_data(saved: dict[str, Any], now: dict[str, Any], config: TrainConfig) -> list[str]:
     """Compare the data of a checkpoint with what is there now; returns lines to say about harmless changes.
 
@@ -118,6 +130,11 @@ def same_data(saved: dict[str, Any], now: dict[str, Any], config: TrainConfig) -
                 f"{where} gave {saved[key]} {what} when this run began, {now[key]} now: put the data back to resume "
                 "it, or start a new run"
             )
+    if saved.get("digest", now["digest"]) != now["digest"]:
+        raise ConfigError(
+            f"the boxes or images of {config.labeled} have changed since this run began: put the data back to resume "
+            "it, or start a new run"
+        )
     if saved["unlabeled"] != now["unlabeled"]:
         return [
             f"There were {saved['unlabeled']} unlabelled images when this run began, {now['unlabeled']} now: it "

@@ -28,6 +28,8 @@ from sedet.training.validate import Judge
 
 BURN_IN_FILE = "burn_in.pt"
 LAST_FILE = "last.pt"
+SAVE_SECONDS = 300.0
+"""At the latest after this time a checkpoint is written, whatever the period."""
 SCORES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 """What of each evaluation goes into metrics.csv."""
 
@@ -114,6 +116,9 @@ def train_loop(t: Training) -> None:
     batches = iter(loader)
     t.module.train()
     t.teacher.model.eval()
+    if not (Path(config.out) / "checkpoints" / LAST_FILE).exists():
+        save(t, LAST_FILE)  # killed at any time, a run can be resumed
+    saved = time.monotonic()
     while state.step < stop and not state.ended:
         started = time.perf_counter()
         progress = Progress(state.step, schedule.burn_in, schedule.ramp)
@@ -122,6 +127,7 @@ def train_loop(t: Training) -> None:
             labeled, unlabeled = next(batches)
             note_skipped(t, [*labeled.skipped, *(unlabeled.skipped if unlabeled else ())])
             names = labeled.names + (unlabeled.names if unlabeled else ())
+            failed: BaseException | None = None
             try:
                 with t.fabric.no_backward_sync(t.module, enabled=part < micro - 1):
                     device = t.fabric.device
@@ -133,7 +139,10 @@ def train_loop(t: Training) -> None:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                raise out_of_memory_error(t.module, labeled, unlabeled, progress, config, device) from error
+                failed = error
+            if failed is not None:
+                losses = stacked = None  # type: ignore[assignment]  # else the failed step would stay in memory
+                raise out_of_memory_error(t.module, labeled, unlabeled, progress, config, device, failed)
             for key, value in values.items():
                 state.sums[key] = state.sums.get(key, 0.0) + value / micro
         largest = config.clip or math.inf
@@ -151,8 +160,10 @@ def train_loop(t: Training) -> None:
             evaluate(t)
         elif t.log.due(state.step):
             t.log.row(state, {})
-        if state.step % schedule.save == 0 or state.step == stop or schedule.evaluates_after(state.step):
+        due = state.step % schedule.save == 0 or time.monotonic() - saved > SAVE_SECONDS
+        if due or state.step == stop or schedule.evaluates_after(state.step):
             save(t, LAST_FILE)
+            saved = time.monotonic()
         if state.step == schedule.burn_in:
             save(t, BURN_IN_FILE)
     t.log.close()

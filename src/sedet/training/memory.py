@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import traceback
 
 import torch
 from torch import nn
@@ -28,8 +29,21 @@ def out_of_memory_error(
     progress: Progress,
     config: TrainConfig,
     device: torch.device,
+    failed: BaseException | None = None,
 ) -> TrainingError:
-    """Try the step with ever smaller parts of the batch; the error names the largest that fits."""
+    """Try the step with ever smaller parts of the batch; the error names the largest that fits.
+
+    Args:
+        failed: the error that was raised; what its frames hold in memory is let go.
+    """
+    if failed is not None and failed.__traceback__ is not None:
+        traceback.clear_frames(failed.__traceback__)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # trying again would wait for the other processes
+        return TrainingError(
+            f"out of memory with {len(labeled)} labelled images a process at image_size {config.image_size}: use a "
+            "smaller --batch, --accumulate to keep the batch in parts, or a smaller --image_size"
+        )
     size = len(labeled)
     while size > 1:
         size //= 2

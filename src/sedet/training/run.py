@@ -391,10 +391,15 @@ def conclude(t: Training, out: Path, seconds: float, twin: float | None = None) 
             if sed and schedule.burn_in and state.best_step == schedule.burn_in:
                 which = f"of the labels alone (step {state.best_step}): no later teacher was better"
         say(f"  {'shipped':<20} AP {ap:5.1f}   {which}")
-        if sed and state.labels_alone is not None and state.step > schedule.burn_in:
-            gain = ap - state.labels_alone
-            verdict = f"{gain:+.1f} AP over" if abs(gain) >= 0.05 else "nothing over"
-            say(f"Unlabelled images brought {verdict} the labels at the end of the burn-in.")
+        if sed and state.step > schedule.burn_in and twin is not None:
+            gain, best = ap - twin, "; the best of several teachers, chosen on the same images" if guarded else ""
+            say(f"That is {gain:+.1f} AP against the supervised twin at its last step{best}.")
+        elif sed and state.labels_alone is not None and state.step > schedule.burn_in:
+            say(
+                f"Training on after the burn-in brought {ap - state.labels_alone:+.1f} AP. How much of it labels alone "
+                f"would have brought: sedet train --config {out / 'config.yaml'} --method supervised --start {out} "
+                f"--out {out}-supervised"
+            )
     elif shipped:
         say("Warning: without val nothing says how good the last teacher is. It is shipped all the same.")
     if state.skipped:
