@@ -180,11 +180,11 @@ def check_finite(losses: dict[str, float], names: tuple[str, ...], step: int) ->
     )
 
 
-def note_skipped(t: Training, names: list[str]) -> None:
+def note_skipped(t: Training, names: list[str], then: str = "another image takes its place") -> None:
     for name in names:
         if name not in t.state.skipped:
             t.state.skipped.append(name)
-            t.log.say(f"Skipped: {name} cannot be read; another image takes its place.")
+            t.log.say(f"Skipped: {name} cannot be read; {then}.")
 
 
 def evaluate(t: Training) -> None:
@@ -196,6 +196,7 @@ def evaluate(t: Training) -> None:
     if t.judge is not None:
         # Every process judges: the same numbers everywhere, so that all take the same turn.
         teacher, student = t.judge.judge(t.teacher.model), t.judge.judge(t.student)
+        note_skipped(t, t.judge.unread, "it is not judged")
         for name, metrics in (("teacher", teacher), ("student", student)):
             scores |= {f"{name}_{key}": getattr(metrics, key) for key in SCORES}
     if ends_burn_in:

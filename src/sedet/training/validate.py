@@ -21,6 +21,9 @@ from sedet.evaluation.coco import COCO_AREA_RANGES, Metrics, coco_metrics
 class Judge:
     """Evaluates detectors on one table; keeps its shrunk images in memory (up to a limit) between evaluations.
 
+    Images that cannot be read are left out of the metrics, as by ``sedet eval``; one that was broken once stays out,
+    so that all of a judge's scores are over the same images.
+
     Args:
         table: ground truth.
         image_size: long side the detector sees, pixels.
@@ -41,6 +44,12 @@ class Judge:
         self.area_ranges = area_ranges
         self._left = int(cache * 2**30)
         self._cache: dict[int, NDArray[np.uint8]] = {}
+        self._unread: set[int] = set()
+
+    @property
+    def unread(self) -> list[str]:
+        """Paths of the images that could not be read so far."""
+        return [str(self.table.images[i].path) for i in sorted(self._unread)]
 
     def detections(self, model: Detector) -> list[Detections]:
         """One an image of the table, boxes in its original pixels; none for an image that cannot be read."""
@@ -50,7 +59,10 @@ class Judge:
         return results
 
     def judge(self, model: Detector) -> Metrics:
-        return coco_metrics(self.table, self.detections(model), area_ranges=self.area_ranges)
+        """Metrics over the images that can be read."""
+        found = self.detections(model)
+        read = [i for i in range(len(self.table)) if i not in self._unread]
+        return coco_metrics(self.table.subset(read), [found[i] for i in read], area_ranges=self.area_ranges)
 
     def _batch(self, model: Detector, indices: range) -> Iterator[Detections]:
         images = [self._image(i) for i in indices]
@@ -66,12 +78,15 @@ class Judge:
 
     def _image(self, index: int) -> NDArray[np.uint8] | None:
         image = self._cache.get(index)
+        if index in self._unread:
+            return None
         if image is None:
             entry = self.table.images[index]
             try:
                 # twice the size and no smaller: the view's own resize then decides the pixels
                 image = read_image(entry.path, use_exif=entry.use_exif, max_side=math.ceil(2 * self.image_size))
             except ImageError:
+                self._unread.add(index)
                 return None
             if image.nbytes <= self._left:
                 self._left -= image.nbytes
