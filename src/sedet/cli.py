@@ -16,6 +16,7 @@ from sedet import api, settings
 from sedet.config import TrainConfig
 from sedet.errors import ConfigError, SedetError
 from sedet.flags import INLINE, POSITIONAL, parse, scan
+from sedet.text import printable
 
 USAGE_ERROR, BUG, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
 
@@ -230,7 +231,7 @@ def predict(argv: Sequence[str]) -> int:
         max_detections=options.max_detections,
         progress=sys.stderr.isatty(),
     )
-    print(summary)
+    print(printable(str(summary)))
     return 0
 
 
@@ -243,7 +244,8 @@ def split(argv: Sequence[str]) -> int:
 
     table = read_table(options.data, images=options.images, split=options.split)
     parts = split_table(table, options.percent, options.fold, options.seed)
-    print("\n".join(write_split(table, parts, Path(options.out))))
+    for line in write_split(table, parts, Path(options.out)):
+        print(printable(line))
     return 0
 
 
@@ -397,6 +399,6 @@ def mendable(error: Exception) -> str | None:
 
 def say(text: str, prefix: str = "sedet: error:") -> None:
     """One line on stderr. Text from outside (file names) can neither break it nor steer the terminal."""
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
+    line = printable(" ".join(text.split()))
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     print(f"\033[1;31m{prefix}\033[0m" if colour else prefix, line, file=sys.stderr)

@@ -12,7 +12,7 @@ import pytest
 
 from sedet.data.formats import read_table
 from sedet.data.sources import find_images
-from sedet.data.split import box_counts, holdout, split_table, write_split
+from sedet.data.split import Split, box_counts, holdout, split_table, write_split
 from sedet.data.table import AnnotationTable, ImageEntry, Objects
 from sedet.data.write import write_coco, write_text
 from sedet.errors import DataError
@@ -213,6 +213,30 @@ def test_a_split_goes_only_to_a_new_or_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     write_split(data, split, tmp_path / "empty")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d", "empty", "file", "used"]  # nothing left over
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+def test_names_of_any_bytes_are_written_and_read_back(tmp_path: Path) -> None:
+    yolo(tmp_path / "d")
+    for i in (0, 2):
+        odd = tmp_path / "d" / "train" / "images" / os.fsdecode(b"caf\xe9%d.png" % i)
+        (tmp_path / "d" / "train" / "images" / f"{i}.png").rename(odd)
+    original = read_table(tmp_path / "d", split="train")
+    split = Split((0, 1), (2,), 67, 1, 0)
+    write_split(original, split, tmp_path / "s")
+    assert equal(read_table(tmp_path / "s"), original.subset(split.labeled))
+    assert find_images([str(tmp_path / "s" / "unlabeled.txt")]) == [original.images[2].path]
+    assert os.fsencode(original.images[2].path) + b"\n" == (tmp_path / "s" / "unlabeled.txt").read_bytes()
+
+
+def test_a_name_with_a_line_break_is_refused(tmp_path: Path) -> None:
+    yolo(tmp_path / "d")
+    images = tmp_path / "d" / "train" / "images"
+    (images / "2.png").rename(images / "a\nb.png")
+    original = read_table(tmp_path / "d", split="train")
+    with pytest.raises(DataError, match=r"a\\nb\.png' does not fit on a line"):
+        write_split(original, Split((0, 1), (2,), 67, 1, 0), tmp_path / "s")
+    assert not (tmp_path / "s").exists()
 
 
 @needs_data

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +185,13 @@ def test_table_shows_each_class_literally() -> None:
     Console(file=stream, width=100).print(coco_metrics(table, [NOTHING]).table("[x] run"))
     assert "[red]cat" in stream.getvalue() and "[x] run" in stream.getvalue()
     assert "under 32²" in stream.getvalue()
+
+
+def test_a_class_name_cannot_steer_the_terminal() -> None:
+    from rich.console import Console
+
+    table, detections = random_case(0)
+    named = replace(table, classes=("cat\x1b[31m\n", *table.classes[1:]))
+    out = io.StringIO()
+    Console(file=out, width=100).print(coco_metrics(named, detections).table())
+    assert "cat\\x1b[31m\\n" in out.getvalue() and "\x1b" not in out.getvalue()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -105,6 +107,20 @@ def test_a_full_disk_is_one_line(config: TrainConfig, monkeypatch: pytest.Monkey
     monkeypatch.setattr("sedet.training.runlog.write_atomically", full)
     with pytest.raises(TrainingError, match=r"disk is full .*metrics\.csv.*--resume"):
         train(config)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+def test_names_of_any_bytes_are_told(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of an image that cannot be decoded; in the log, on the terminal, and in a checkpoint that is resumed."""
+    pool = Path(config.unlabeled[0])
+    whole = sorted(pool.iterdir())[0]
+    (pool / os.fsdecode(b"caf\xe9\x1b[31m\n.png")).write_bytes(whole.read_bytes()[:900])
+    train(replace(config, stop=3, ratio=4.0))
+    outcome = train(replace(config, ratio=4.0), resume=Path(config.out))
+    assert outcome.finished and [Path(name).name for name in outcome.skipped] == ["caf\udce9\x1b[31m\n.png"]
+    log = (Path(config.out) / "train.log").read_text(encoding="utf-8")
+    for text in (log, capsys.readouterr().err):
+        assert "caf\\udce9\\x1b[31m\\n.png cannot be read" in text and "\x1b[31m" not in text
 
 
 # --- one whole run ------------------------------------------------------------------------------------------

@@ -57,4 +57,5 @@ def test_training_says_once_what_it_does_not_judge(tmp_path: Path, monkeypatch: 
     train(config)
     outcome = train(replace(config, stop=None), resume=tmp_path / "run")
     assert outcome.skipped == (str(broken),)
-    assert (tmp_path / "run" / "train.log").read_text().count(f"Skipped: {broken} cannot be read; it is not judged") == 1
+    said = f"Skipped: {broken} cannot be read; it is not judged"
+    assert (tmp_path / "run" / "train.log").read_text().count(said) == 1

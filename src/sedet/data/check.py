@@ -16,6 +16,7 @@ from sedet.data.sources import find_images, unlabeled_pool
 from sedet.data.split import MIN_HOLDOUT, holdout
 from sedet.data.table import AnnotationTable
 from sedet.errors import DataError, ImageError, SedetError
+from sedet.text import printable
 
 FEW_BOXES = 10
 """A class with fewer boxes than this is warned of."""
@@ -59,7 +60,7 @@ class Report:
                 lines.append(f"{level}: {len(these) - limit} more like these; sedet check lists them all")
         counts = f"{self.count('error')} errors, {self.count('warning')} warnings"
         lines.append(f"{counts}: training would {'start' if self.ok else 'not start'}")
-        return ["".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines]
+        return [printable(line) for line in lines]
 
 
 def check_data(

@@ -154,17 +154,20 @@ def _file(path: Path) -> list[Path]:
 
 def _listed(file: Path) -> list[Path]:
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError):
+        # names of files may hold bytes that are no UTF-8
+        lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    except OSError:
         raise DataError("this list cannot be read as text", file, "Write one image path a line") from None
     found, missing = [], []
     for number, line in enumerate(lines, start=1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue
+        path = absolute(file.parent / text)
+        if not is_file(path) and any("\udc80" <= c <= "\udcff" for c in text):
+            raise DataError("this list cannot be read as text (UTF-8)", file, "Write one image path a line")
         if "\0" in text:
             raise DataError("this is no path", f"{file}, line {number}", "Write one image path a line")
-        path = absolute(file.parent / text)
         if not is_file(path):
             missing.append((number, path))
         elif not is_image_name(path):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedet.data.chance import generator
-from sedet.data.layout import absolute
+from sedet.data.layout import absolute, shown
 from sedet.data.table import AnnotationTable
 from sedet.data.write import write_coco, write_text
 from sedet.errors import DataError
@@ -138,11 +138,18 @@ def write_split(table: AnnotationTable, split: Split, out: Path) -> list[str]:
         The lines of the report.
 
     Raises:
-        DataError: ``out`` is a file or a folder in use, or cannot be written; nothing is left half-written.
+        DataError: ``out`` is a file or a folder in use, or cannot be written, or an image's name has a line break;
+            nothing is left half-written.
     """
     out = absolute(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError("the output folder is in use", out, "Name a new or empty one")
+    for i in split.unlabeled:
+        image = table.images[i]
+        if str(image.path).splitlines() != [str(image.path)]:
+            raise DataError(
+                f"the image name {shown(image.name)} does not fit on a line of a list", out, "Rename the image"
+            )
     labeled = table.subset(split.labeled)
     temporary: Path | None = None
     try:
@@ -150,7 +157,7 @@ def write_split(table: AnnotationTable, split: Split, out: Path) -> list[str]:
         temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
         write_coco(labeled, temporary / "labeled.json")
         unlabeled = "".join(f"{table.images[i].path}\n" for i in split.unlabeled)
-        write_text(temporary / "unlabeled.txt", unlabeled)
+        write_text(temporary / "unlabeled.txt", unlabeled, errors="surrogateescape")
         linked = True
         try:
             (temporary / "images").symlink_to(absolute(table.root), target_is_directory=True)

@@ -21,7 +21,8 @@ def write_coco(table: AnnotationTable, path: Path) -> None:
     Raises:
         DataError: the file cannot be written. A file there before stays as it was.
     """
-    write_text(path, json.dumps(_coco(table), ensure_ascii=False, allow_nan=True, separators=(",", ":")) + "\n")
+    text = json.dumps(_coco(table), ensure_ascii=False, allow_nan=True, separators=(",", ":")) + "\n"
+    write_text(path, text, errors="backslashreplace")  # of a byte that is no UTF-8: JSON's own escape
 
 
 def _coco(table: AnnotationTable) -> dict[str, Any]:
@@ -59,8 +60,11 @@ def _image(entry: ImageEntry) -> dict[str, Any]:
     return image
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, errors: str = "backslashreplace") -> None:
     """Write a text file whole or not at all: to a temporary file beside it, then renamed.
+
+    Args:
+        errors: what becomes of bytes in file names that are no UTF-8: escaped, or (surrogateescape) kept.
 
     Raises:
         DataError: it cannot be written (no such folder, no permission, full disk).
@@ -69,7 +73,7 @@ def write_text(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors=errors) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sedet.data.table import AnnotationTable
 from sedet.detectors.regions import Detections
 from sedet.errors import SedetError
+from sedet.text import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,7 +78,7 @@ class Metrics:
 
         small, large = self.area_ranges
         table = Table(
-            title=escape(title) or None,
+            title=escape(printable(title)) or None,
             caption=f"{self.images} images. Small is under {small:g}², large over {large:g}² px. "
             "–: no objects to measure by.",
         )
@@ -94,7 +95,7 @@ class Metrics:
             end_section=True,
         )
         for name, row in self.per_class.items():
-            table.add_row(escape(name), show(row["ap"]), show(row["ap50"]), "", str(int(row["boxes"])))
+            table.add_row(escape(printable(name)), show(row["ap"]), show(row["ap50"]), "", str(int(row["boxes"])))
         table.add_section()
         for name in ("small", "medium", "large"):
             table.add_row(name, show(getattr(self, f"ap_{name}")))

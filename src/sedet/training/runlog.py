@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from sedet.detectors.file import write_atomically
+from sedet.text import printable
 
 if TYPE_CHECKING:
     from sedet.methods.method import Progress
@@ -52,20 +53,20 @@ class RunLog:
             self._log.removeHandler(handler)
             handler.close()
         if speaks:
-            file = _File(out / "train.log", encoding="utf-8")
+            file = _File(out / "train.log", encoding="utf-8", errors="backslashreplace")
             file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
             self._log.addHandler(file)
 
     def say(self, text: str) -> None:
         """A line to the terminal and to train.log."""
+        self.note(text)
         if self.speaks:
-            self._log.info(text)
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """A line to train.log alone."""
         if self.speaks:
-            self._log.info(text)
+            self._log.info("%s", printable(text))
 
     def due(self, step: int) -> bool:
         return step % self.every == 0 or step == self.total
