@@ -47,8 +47,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "reweight-foreground": {"sed.reweight": "foreground"},
         "reweight-none": {"sed.reweight": "none"},
         "no-reweight": {"sed.reweight": "none", "sed.normalizer": "count"},  # a plain mean over all regions
-        "box": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0},
-        "box-smooth-l1": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0, "sed.box_loss": "smooth_l1"},
+        "gamma-2": {"sed.gamma": 2.0, "sed.class_weight": 2.0},
+        "no-box": {"sed.box_weight": 0.0, "sed.quality_weight": 0.0},
+        "box-smooth-l1": {"sed.box_loss": "smooth_l1"},
+        "weak-view": {"sed.student_view": "weak"},
+        "sharper": {"sed.temperature": 0.5},
         # hard labels with the detector's whole loss, as is usual, and with the terms that SED uses
         **{f"hard-{t}": {**HARD, "sed.threshold": t} for t in THRESHOLDS},
         **{f"hard-class-{t}": {"sed.targets": "hard", "sed.threshold": t} for t in THRESHOLDS},

@@ -271,8 +271,11 @@ def ablation_name(row: Row) -> str:
         "reweight-foreground": "weights: the teacher's foreground",
         "reweight-none": "no weights",
         "no-reweight": "no weights, mean over all regions",
-        "box": "with the box and quality terms",
-        "box-smooth-l1": "the same, smooth L1 in place of GIoU",
+        "gamma-2": "weights: the squared discrepancy, class term twice",
+        "no-box": "without the box and quality terms",
+        "box-smooth-l1": "smooth L1 in place of GIoU",
+        "weak-view": "student sees the weak view",
+        "sharper": "classes sharpened, temperature 0.5",
         "no-half-labeled": "labels at full size only (own burn-in)",
     }
     if variant.startswith("hard-class-"):

@@ -91,7 +91,7 @@ def batch(
 
 def one_size(batch: Batch) -> Batch:
     """The batch as it is without ``sed.three_sizes``."""
-    return replace(batch, weak_half=None, weak_double=None)
+    return replace(batch, weak_double=None)
 
 
 def regions(

@@ -61,28 +61,28 @@ class SEDConfig:
     """Scale-equivalent distillation: the student's half-size view learns them too."""
     three_sizes: bool = True
     """The teacher looks at the weak view at half and double size too, and its answers are joined."""
+    student_view: Literal["strong", "weak"] = "strong"
+    """The unlabelled view the student learns from; weak: the teacher's own (faster on short schedules)."""
     reweight: Literal["discrepancy", "foreground", "none"] = "discrepancy"
     """What weighs a class term: |p_T - p_S|^gamma, the teacher's foreground score, or nothing."""
-    gamma: float = 2.0
+    gamma: float = 1.0
     """Exponent of the discrepancy weight."""
     normalizer: Literal["foreground", "weights", "count"] = "foreground"
     """What the class loss is divided by: the teacher's foreground, sum of weights, number of regions."""
     box_loss: Literal["giou", "smooth_l1"] = "giou"
     """Loss between the teacher's and the student's boxes (smooth L1 in units of stride)."""
     temperature: float = 1.0
-    """Divides the teacher's class logits, measured from the pivot's; below 1 sharpens."""
-    pivot: float = 0.5
-    """The score that the temperature leaves as it is: above it scores rise, below they fall, when sharpened."""
+    """Sharpens the teacher's scores between the classes of a region (1 leaves them); the best class keeps its own."""
     weight: float = 2.0
     """lambda_u: weight of the unlabelled loss after the ramp."""
     scale_weight: float = 1.0
     """lambda_s: weight of the half-size view's loss beside the full view's."""
-    class_weight: float = 2.0
+    class_weight: float = 1.0
     """Weight of the class term."""
-    box_weight: float = 0.0
-    """Weight of the box term. Off: on short schedules a young teacher's boxes blur the student's."""
-    quality_weight: float = 0.0
-    """Weight of the quality (centerness) term, for detectors that have one. Off with the box term."""
+    box_weight: float = 1.0
+    """Weight of the box term."""
+    quality_weight: float = 1.0
+    """Weight of the quality (centerness) term, for detectors that have one."""
     targets: Literal["soft", "hard"] = "soft"
     """soft: self-distillation. hard: the teacher's boxes above a threshold as labels (the ablation)."""
     threshold: float = 0.7

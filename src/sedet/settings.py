@@ -56,7 +56,7 @@ SYNONYMS = {
 
 # Dotted names by the range of their values.
 SHARES = """backbone_rate warmup burn_in ramp ema_decay
-    views.flip views.vertical_flip views.jitter views.grey views.blur views.erase_limit sed.threshold sed.pivot"""
+    views.flip views.vertical_flip views.jitter views.grey views.blur views.erase_limit sed.threshold"""
 POSITIVE = """image_size batch steps rate accumulate threads eval_every save_every stop
     model.neck_channels model.level_range model.center_radius
     views.scale_min views.scale_max sed.temperature"""
@@ -202,8 +202,6 @@ def validate(config: TrainConfig) -> TrainConfig:
         raise ConfigError(
             f"views.scale_min ({config.views.scale_min}) is above views.scale_max ({config.views.scale_max})"
         )
-    if not 0 < config.sed.pivot < 1:
-        raise ConfigError(f"sed.pivot must lie between 0 and 1, not {config.sed.pivot}")
     if (config.burn_in or 0.0) + config.ramp > 1:
         raise ConfigError(f"burn_in ({config.burn_in}) and ramp ({config.ramp}) together exceed 1")
     for key in ("classes", "unlabeled"):

@@ -46,8 +46,9 @@ def asked(teacher: Any, batch: Batch) -> Regions:
     """What the teacher answers on the weak view, at one size or at three."""
     assert batch.weak is not None
     full: Regions = teacher(pixels(batch.weak), batch.content)
-    if batch.weak_half is None or batch.weak_double is None:
+    if batch.weak_double is None:
         return full
+    assert batch.weak_half is not None
     double = teacher(pixels(batch.weak_double), 2 * batch.content)
     return join_sizes(full, double, teacher(pixels(batch.weak_half), batch.content // 2, HALF_LEVELS))
 
@@ -248,6 +249,20 @@ def test_weights_of_the_parts(where: Progress, three: bool) -> None:
         assert losses[f"distill_{part}"].item() == pytest.approx(3.0 * ramp * weight * full[part].item(), rel=1e-9)
         assert losses[f"scale_{part}"].item() == pytest.approx(1.5 * ramp * weight * half[part].item(), rel=1e-9)
         assert full[part].item() > 0
+
+
+def test_the_student_may_learn_from_the_weak_view() -> None:
+    """Then nothing is erased, and neither the strong view nor its half plays any part."""
+    more = unlabeled([[[0, 0, 64, 64]], [[0, 0, 64, 64]]])
+    assert more.weak is not None and more.weak_half is not None
+    config = every_part(student_view="weak")
+    losses = step(config, Cells(0), Cells(1), more)
+    plain = replace(more, strong=more.weak, half=more.weak_half, erased=torch.zeros_like(more.erased))
+    want = step(every_part(), Cells(0), Cells(1), plain)
+    assert {k: v.item() for k, v in losses.items()} == {k: v.item() for k, v in want.items()}
+    assert all(losses[key].item() > 0 for key in KEYS[3:])
+    other = step(config, Cells(0), Cells(1), replace(more, strong=255 - more.strong, half=255 - more.half))
+    assert {k: v.item() for k, v in losses.items()} == {k: v.item() for k, v in other.items()}
 
 
 @pytest.mark.parametrize("half_size", [True, False])

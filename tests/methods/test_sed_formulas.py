@@ -316,8 +316,13 @@ def test_teacher_target_by_hand() -> None:
     torch.testing.assert_close(target.foreground, torch.tensor([[0.75**2, 0.25**2]]))
     assert target.mask.all() and torch.equal(target.logits, logits)
     sharper = teacher_target(answer, unlabeled([[]]), erase_limit=0.7, temperature=0.5)
-    torch.testing.assert_close(sharper.logits, logits * 2)
-    torch.testing.assert_close(sharper.foreground[0, 0].sqrt(), torch.tensor(0.9))  # odds 3 squared: 9 to 1
+    # 0.75 stays, 0.5 becomes 0.75 * (2 / 3)^2; of the other region 0.25 stays
+    torch.testing.assert_close(sharper.logits[0, 0].sigmoid(), torch.tensor([0.75, 1 / 3]))
+    torch.testing.assert_close(sharper.logits[0, 1, 0].sigmoid(), torch.tensor(0.25))
+    torch.testing.assert_close(sharper.foreground, target.foreground)
+    alone = tiny.regions(logits[..., :1], torch.ones(1, 2, 4), None)
+    got = teacher_target(alone, unlabeled([[]]), erase_limit=0.7, temperature=0.5).logits
+    torch.testing.assert_close(got, logits[..., :1])  # one class: nothing to sharpen
 
 
 def test_mask_rules() -> None:

@@ -84,7 +84,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         batch, unlabeled_batch: images of each kind in a micro-step, over all processes.
         image_size: long side of a view at zoom 1, pixels.
         unlabeled_from: first micro-step with unlabelled images.
-        three_sizes: unlabelled images come with the weak view at half and double size, too.
+        three_sizes: unlabelled images come with the weak view at double size, too.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
             targets=tuple(targets) if labelled else None,
             names=tuple(names),
             skipped=tuple(skipped),
-            weak_half=stack_views([half_view(v) for v in weak], side // 2)[0] if doubled else None,
+            weak_half=None if labelled else stack_views([half_view(v) for v in weak], side // 2)[0],
             weak_double=stack_views(doubled, 2 * side)[0] if doubled else None,
         )
 

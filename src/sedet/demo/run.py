@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -21,10 +22,11 @@ from sedet.data.formats import read_table
 from sedet.data.images import read_image
 from sedet.data.table import AnnotationTable
 from sedet.demo.scenes import DemoData, draw_scenes
-from sedet.demo.settings import AREA_RANGES, CEILING_FROM, SCENES, demo_config
+from sedet.demo.settings import AREA_RANGES, CEILING_FROM, SCENES, TRIALS, demo_config
 from sedet.detectors.build import Detector
 from sedet.detectors.file import load_detector, write_atomically
 from sedet.evaluation.coco import Metrics
+from sedet.outputs import check_new
 from sedet.reporting.draw import draw_boxes, grid
 from sedet.training.checkpoint import load_checkpoint
 from sedet.training.loop import LAST_FILE
@@ -59,7 +61,11 @@ def run_demo(out: Path, *, seed: int = 0, fast: bool = False, budget: float = 48
 
     Returns:
         What summary.json holds.
+
+    Raises:
+        ConfigError: the folder is in use.
     """
+    check_out(out)
     started = time.perf_counter()
     console = Console(stderr=True)
 
@@ -107,11 +113,19 @@ def run_demo(out: Path, *, seed: int = 0, fast: bool = False, budget: float = 48
     seconds = time.perf_counter() - started
     summary = summarize(judged, config, data, seed, seconds, threads, fast)
     write_atomically(out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
-    picture(val, judged, judge.image_size).save(out / "predictions.png")
+    encoded = io.BytesIO()  # written to a file, Pillow does not tell of a full disk
+    picture(val, judged, judge.image_size).save(encoded, format="PNG")
+    write_atomically(out / "predictions.png", encoded.getvalue())
     _print_table(judged, seconds)
     say(_verdict(judged, fast))
     say(f"Pictures: {out / 'predictions.png'}   Figures: {out / 'summary.json'}   Runs: {out}/{{supervised,sed}}")
     return summary
+
+
+def check_out(out: Path) -> None:
+    """The folder must be new or empty, or hold nothing but scenes: nobody's results are overwritten."""
+    if not (out.is_dir() and [path.name for path in out.iterdir()] == ["data"]):
+        check_new(out)
 
 
 def _judge(judge: Judge, run: Path, label: str, method: str, teacher: bool, seconds: float) -> Judged:
@@ -156,7 +170,7 @@ def summarize(
                 "per_class": one.metrics.to_dict()["per_class"],
                 "teacher": one.teacher,
                 "selection": "last step",
-                "trials": 1,
+                "trials": TRIALS[one.method],
                 "seconds": round(one.seconds, 1),
                 "device": f"{config.device} ({platform.machine()}, {threads} threads)",
                 "commit": commit(),

@@ -13,6 +13,9 @@ from sedet.demo.scenes import DemoData
 AREA_RANGES = (16.0, 48.0)
 """Sides, pixels, that part small from medium and medium from large objects in 128 px scenes."""
 
+TRIALS = {"supervised": 17, "sed": 23}
+"""Trainings looked at while the settings were chosen (docs/experiments.md), on other scenes than seeds 1 and 2."""
+
 CEILING_FROM = 1.3
 """The ceiling is trained if this many times the twin's seconds are left."""
 

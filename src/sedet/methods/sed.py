@@ -11,7 +11,7 @@ Everything else here - the pairing of levels, every formula, normaliser, weight 
 
   teacher (EMA)  <-  weak view            p_T, b_T, q_T at every region r, detached, no threshold, no NMS
                      weak view, double    joined with them: the teacher sees small objects better there
-  student        <-  strong view          L_distill
+  student        <-  strong view          L_distill           (or the weak view, student_view)
   student        <-  strong view, half    L_scale: level P_l of the full view against P_{l-1} of the half view, which
                                           have the same grid; boxes of the half view are doubled
 
@@ -20,8 +20,6 @@ Everything else here - the pairing of levels, every formula, normaliser, weight 
   L_box  = sum_r m_r v_r BoxLoss(b_T, b_S) / V                  V = max(1, sum_r m_r v_r), N = V by default
   total  = L_sup + lambda_u(t) (L_distill + lambda_s L_scale)
 
-By default the class term alone is used: boxes and quality are options (docs/experiments.md).
-
 m_r is 0 in padding, where the region's centre is erased, and where the teacher's box is erased beyond the limit:
 there the student cannot see what the teacher saw, and the discrepancy weight would be at its largest.
 """
@@ -29,7 +27,7 @@ there the student cannot see what the teacher saw, and the discrepancy weight wo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +69,10 @@ class SED:
         weight = config.weight * progress.unlabeled_weight
         if unlabeled is None or not self.uses_unlabeled or weight == 0.0:
             unlabeled = None
+        elif config.student_view == "weak":
+            assert unlabeled.weak is not None and unlabeled.weak_half is not None
+            uncovered = torch.zeros_like(unlabeled.erased)
+            unlabeled = replace(unlabeled, strong=unlabeled.weak, half=unlabeled.weak_half, erased=uncovered)
 
         # Views of one size share a forward: labelled first, then unlabelled.
         full = student(*_joint(labeled, unlabeled if config.distill else None, half=False))
@@ -90,7 +92,8 @@ class SED:
         assert unlabeled.weak is not None
         with torch.no_grad():
             answer = teacher(pixels(unlabeled.weak), unlabeled.content)
-            if unlabeled.weak_double is not None and unlabeled.weak_half is not None:
+            if unlabeled.weak_double is not None:
+                assert unlabeled.weak_half is not None
                 double = teacher(pixels(unlabeled.weak_double), 2 * unlabeled.content)
                 half_answer = teacher(pixels(unlabeled.weak_half), unlabeled.content // 2, HALF_LEVELS)
                 answer = join_sizes(answer, double, half_answer)
@@ -103,7 +106,7 @@ class SED:
         if config.targets == "hard":
             labels = pseudo_labels(teacher, answer, unlabeled, config.threshold, self.erase_limit)
         else:
-            target = teacher_target(answer, unlabeled, self.erase_limit, config.temperature, config.pivot)
+            target = teacher_target(answer, unlabeled, self.erase_limit, config.temperature)
         for name, regions, view_weight in views:
             if config.targets == "hard":
                 wanted = [t.halved() for t in labels] if name == "scale" else labels
@@ -166,7 +169,7 @@ class TeacherTarget:
     """The teacher's detached answers, shared by both views.
 
     Attributes:
-        logits: float [batch, regions, classes], at the temperature asked for.
+        logits: float [batch, regions, classes], sharpened as asked for.
         boxes: float [batch, regions, 4], xyxy in pixels of the full view.
         quality: float [batch, regions] logits, or None.
         mask: bool [batch, regions], m_r.
@@ -181,16 +184,17 @@ class TeacherTarget:
 
 
 @torch.no_grad()
-def teacher_target(
-    answer: Regions, batch: Batch, erase_limit: float, temperature: float = 1.0, pivot: float = 0.5
-) -> TeacherTarget:
+def teacher_target(answer: Regions, batch: Batch, erase_limit: float, temperature: float = 1.0) -> TeacherTarget:
     """What the teacher's answers on the weak view ask of the student, and where (m_r and v_r).
 
-    Logits z become z0 + (z - z0) / temperature with z0 = logit(pivot): detectors trained on few labels by focal loss
-    seldom reach 0.5, where a plain temperature would turn the sharpening round.
+    A temperature T below 1 sharpens between the classes of a region: p_c becomes p_max (p_c / p_max)^(1/T). Whether
+    there is an object at all stays as the teacher sees it (our design; sharpening that too made its mistakes grow).
     """
-    center = math.log(pivot / (1.0 - pivot))
-    logits = center + (answer.logits.detach() - center) / temperature
+    logits = answer.logits.detach()
+    if temperature != 1.0:
+        scores = logits.sigmoid()
+        best = scores.amax(dim=-1, keepdim=True).clamp(min=1e-9)
+        logits = (best * (scores / best) ** (1.0 / temperature)).logit(eps=1e-6)
     mask = answer.valid.clone()
     for i, erased in enumerate(batch.erased):
         used = erased[(erased[:, 2:] > erased[:, :2]).all(dim=1)]
