@@ -336,7 +336,7 @@ def test_the_demo_takes_a_free_folder(training: Recorder, monkeypatch: pytest.Mo
     [
         (DataError("box 3 has no area", "a.json", "Remove it"), "a.json: box 3 has no area. Remove it"),
         (OSError(errno.ENOSPC, "No space left on device", "x.pt"), "the disk is full while writing x.pt. "),
-        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full. "),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full. Free some space, then run"),
         (MemoryError(), "out of memory. Lower --batch"),
         (PermissionError(errno.EACCES, "Permission denied", "runs"), "runs: Permission denied"),
     ],

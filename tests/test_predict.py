@@ -421,6 +421,37 @@ def test_a_failure_midway_leaves_no_half_file(red: Predictor, tmp_path: Path, mo
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_full_disk_names_the_picture_and_leaves_the_folder_as_it_was(
+    red: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(3):
+        save(tmp_path / "in" / f"{i}.png")
+    honest = Path.write_bytes
+    out = tmp_path / "out"
+
+    def full(path: Path, content: bytes) -> int:
+        if path.parent.name == "pictures" and any(path.parent.iterdir()):
+            honest(path, content[:100])
+            raise OSError(28, "No space left on device")
+        return honest(path, content)
+
+    def predict() -> None:
+        formats = ("jsonl", "csv", "coco", "yolo")
+        predict_sources("d", [str(tmp_path / "in")], out, format=formats, draw=True, batch=1, device="cpu")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space") as caught:
+            predict()
+    assert caught.value.filename == str(out / "pictures" / "1.jpg")
+    assert list(out.iterdir()) == []
+    predict()
+    pictures = sorted((out / "pictures").iterdir())
+    assert [p.name for p in pictures] == ["0.jpg", "1.jpg", "2.jpg"]
+    for path in pictures:
+        Image.open(path).load()  # whole
+
+
 def test_at_most_two_batches_are_in_memory(red: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sedet import predict
 

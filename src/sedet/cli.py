@@ -389,7 +389,7 @@ def mendable(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         place = f" while writing {error.filename}" if error.filename else ""
-        return f"the disk is full{place}. Free some space; 'sedet train --resume RUN' continues a training"
+        return f"the disk is full{place}. Free some space, then run the command again"
     if isinstance(error, MemoryError):
         return "out of memory. Lower --batch, or in training --image-size, --cache or --workers"
     if isinstance(error, OSError) and error.errno in PATH_ERRORS and error.filename is not None:

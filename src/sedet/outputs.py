@@ -6,11 +6,13 @@ Everything is streamed; a file has its own name only once it is whole.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
+import shutil
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, get_args
@@ -44,7 +46,7 @@ class Item:
 
 
 class Writer(Protocol):
-    """Takes images one by one; ``finish`` gives the files their names, ``discard`` removes them instead."""
+    """Takes images one by one; ``finish`` gives the files their names, ``discard`` removes all it made."""
 
     def add(self, item: Item) -> None: ...
 
@@ -62,17 +64,23 @@ class _Stream:
         # File names may hold bytes that are no UTF-8; they are written escaped.
         self.file: IO[str] = self._temporary.open("w", encoding="utf-8", errors="backslashreplace", newline=newline)
 
+    def write(self, text: str) -> None:
+        with _naming(self.path):
+            self.file.write(text)
+
     def finish(self) -> Path:
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        self._temporary.replace(self.path)
+        with _naming(self.path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+            self._temporary.replace(self.path)
         return self.path
 
     def discard(self) -> None:
         with suppress(OSError):  # a full disk fails here again; what matters is that the file goes
             self.file.close()
         self._temporary.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
 
 class JSONLines:
@@ -83,7 +91,7 @@ class JSONLines:
 
     def add(self, item: Item) -> None:
         record = {"image": item.name, **item.result.to_dict()}
-        self._stream.file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._stream.write(json.dumps(record, allow_nan=False) + "\n")
 
     def finish(self) -> list[Path]:
         return [self._stream.finish()]
@@ -97,7 +105,7 @@ class CSV:
 
     def __init__(self, out: Path) -> None:
         self._stream = _Stream(out / "predictions.csv", newline="")
-        self._rows = csv.writer(self._stream.file)
+        self._rows = csv.writer(self._stream)
         self._rows.writerow(("image", "name", "score", "x1", "y1", "x2", "y2"))
 
     def add(self, item: Item) -> None:
@@ -118,12 +126,12 @@ class COCO:
         self._results = _Stream(out / "predictions.coco.json")
         self._images = _Stream(out / "images.coco.json")
         categories = [{"id": i + 1, "name": name} for i, name in enumerate(classes)]
-        self._results.file.write("[")
-        self._images.file.write(f'{{"categories": {json.dumps(categories)},\n"annotations": [],\n"images": [')
+        self._results.write("[")
+        self._images.write(f'{{"categories": {json.dumps(categories)},\n"annotations": [],\n"images": [')
         self._first = {self._results: True, self._images: True}
 
     def _append(self, stream: _Stream, entry: dict[str, Any]) -> None:
-        stream.file.write(("\n" if self._first[stream] else ",\n") + json.dumps(entry, allow_nan=False))
+        stream.write(("\n" if self._first[stream] else ",\n") + json.dumps(entry, allow_nan=False))
         self._first[stream] = False
 
     def add(self, item: Item) -> None:
@@ -139,8 +147,8 @@ class COCO:
             self._append(self._results, {**entry, "score": found["score"]})
 
     def finish(self) -> list[Path]:
-        self._results.file.write("\n]\n")
-        self._images.file.write("\n]}\n")
+        self._results.write("\n]\n")
+        self._images.write("\n]}\n")
         return [self._results.finish(), self._images.finish()]
 
     def discard(self) -> None:
@@ -157,8 +165,9 @@ class YOLO:
 
     def __init__(self, out: Path, classes: Sequence[str]) -> None:
         self._folder = out / "labels"
+        self._classes = out / "classes.txt"
+        write_text(self._classes, "".join(f"{' '.join(name.split())}\n" for name in classes))
         self._folder.mkdir()
-        write_text(out / "classes.txt", "".join(f"{' '.join(name.split())}\n" for name in classes))
 
     def add(self, item: Item) -> None:
         result = item.result
@@ -173,7 +182,8 @@ class YOLO:
         return [self._folder]
 
     def discard(self) -> None:
-        """Each file is whole; what is there can stay."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._classes.unlink(missing_ok=True)
 
 
 class Pictures:
@@ -184,13 +194,12 @@ class Pictures:
         self.folder.mkdir()
 
     def add(self, item: Item, picture: Image.Image) -> None:
-        path = self.folder / f"{item.stem}.jpg"
-        temporary = _temporary(path)
-        try:
-            picture.save(temporary, format="JPEG", quality=90, subsampling=0)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        encoded = io.BytesIO()  # written to a file, Pillow does not tell of a full disk
+        picture.save(encoded, format="JPEG", quality=90, subsampling=0)
+        _write(self.folder / f"{item.stem}.jpg", encoded.getvalue())
+
+    def discard(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def open_writers(formats: Sequence[str], out: Path, classes: Sequence[str]) -> Iterator[Writer]:
@@ -249,12 +258,28 @@ def output_names(paths: Sequence[Path]) -> list[tuple[str, str]]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file whole or not at all, with the folders above it."""
-    temporary = _temporary(path)
+    _write(path, text.encode("utf-8", "backslashreplace"))
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.part")  # short: the name itself may be as long as a name can be
     try:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-        temporary.replace(path)
+        with _naming(path):
+            temporary.write_bytes(content)
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of the system name the file, which it does not tell of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 def check_new(path: Path) -> None:
@@ -267,11 +292,6 @@ def check_new(path: Path) -> None:
         raise ConfigError(f"{path} is a file; give --out a folder that is new or empty")
     if path.is_dir() and any(path.iterdir()):
         raise ConfigError(f"{path} is in use: it holds files already. Give --out a folder that is new or empty")
-
-
-def _temporary(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{os.getpid()}.part")  # short: the name itself may be as long as a name can be
 
 
 def _folded(text: str) -> str:

@@ -120,6 +120,7 @@ def predict_sources(
     Raises:
         SedetError: a source, the detector, a format or the folder is not usable, or no image could be read;
             nothing is written then.
+        OSError: a file cannot be written (``filename`` names it); what was made is removed.
     """
     out, formats = Path(out), check_formats(format)
     check_score(score)
@@ -165,15 +166,15 @@ def predict_sources(
         if not images:
             raise DataError(f"none of the {len(paths)} images can be read. The first: {skipped[0]}", ", ".join(sources))
         files = [path for writer in writers for path in writer.finish()]
+        if pictures is not None:
+            files.append(pictures.folder)
+        if skipped:
+            write_text(out / "skipped.txt", "".join(" ".join(line.split()) + "\n" for line in skipped))
+            files.append(out / "skipped.txt")
     except BaseException:
-        for writer in writers:
-            writer.discard()
+        for made in (*writers, *([pictures] if pictures is not None else [])):
+            made.discard()  # so that the same folder can be given again
         raise
-    if pictures is not None:
-        files.append(pictures.folder)
-    if skipped:
-        write_text(out / "skipped.txt", "".join(" ".join(line.split()) + "\n" for line in skipped))
-        files.append(out / "skipped.txt")
     return PredictSummary(images, count, tuple(skipped), time.perf_counter() - start, tuple(files))
 
 

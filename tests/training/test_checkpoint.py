@@ -133,6 +133,16 @@ def test_an_interrupted_write_leaves_the_file_before_it(tmp_path: Path, monkeypa
     assert load_checkpoint(file)["state"] == {"step": 2}
 
 
+def test_without_a_checkpoint_before_it_none_is_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_checkpoint(tmp_path / "last.pt", {"state": {"step": 0}})
+    assert caught.value.filename == str(tmp_path / "last.pt") and list(tmp_path.iterdir()) == []
+
+
 def test_writes_are_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At no time does the name lead to half a file."""
     target = tmp_path / "a" / "file"

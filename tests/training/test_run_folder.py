@@ -109,6 +109,20 @@ def test_a_full_disk_is_one_line(config: TrainConfig, monkeypatch: pytest.Monkey
         train(config)
 
 
+def test_a_disk_full_from_the_start_leaves_nothing(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no checkpoint to go on with, and the same folder can be given again."""
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sedet.training.checkpoint.write_atomically", full)
+        with pytest.raises(TrainingError, match=r"disk is full .*last\.pt.* is removed") as caught:
+            train(config)
+    assert "--resume" not in str(caught.value) and not Path(config.out).exists()
+    assert train(supervised(config)).finished
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
 def test_names_of_any_bytes_are_told(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     """Of an image that cannot be decoded; in the log, on the terminal, and in a checkpoint that is resumed."""

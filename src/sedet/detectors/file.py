@@ -101,7 +101,11 @@ def load_detector(path: Path | str, device: torch.device | str = "cpu") -> Loade
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write to a temporary file beside ``path``, flush it to disk, and move it into place."""
+    """Write to a temporary file beside ``path``, flush it to disk, and move it into place.
+
+    Raises:
+        OSError: it cannot be written; ``filename`` is ``path``, which the system does not tell of a full disk.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -110,5 +114,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)

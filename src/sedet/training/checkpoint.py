@@ -18,13 +18,16 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write atomically: an interrupted write leaves the previous file.
 
     Raises:
-        TrainingError: it cannot be written (full disk).
+        TrainingError: it cannot be written (full disk); the file before it stays.
+        OSError: the same where there is no file before it.
     """
     buffer = io.BytesIO()
     torch.save({"sedet_checkpoint": FORMAT, **state}, buffer)
     try:
         write_atomically(path, buffer.getbuffer().tobytes())
     except OSError as error:
+        if not path.is_file():
+            raise
         raise TrainingError(
             f"{path} could not be written ({error.strerror}); the checkpoint before it is kept. "
             "Free some space, then go on with --resume"

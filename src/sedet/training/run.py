@@ -6,6 +6,7 @@ import csv
 import errno
 import os
 import platform
+import shutil
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -79,14 +80,21 @@ def train(config: TrainConfig, resume: Path | None = None) -> Outcome:
     Raises:
         SedetError: anything a user can mend.
     """
+    out = Path(config.out)
+    if resume is None:
+        check_folder(out)
     try:
         return _train(config, resume)
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
+        where = f" (writing {error.filename})" if error.filename else ""
+        if (out / "checkpoints" / LAST_FILE).is_file():
+            raise TrainingError(f"the disk is full{where}. Free some space, then go on with --resume {out}") from error
+        if resume is None:  # nothing was in it before
+            shutil.rmtree(out, ignore_errors=True)
         raise TrainingError(
-            f"the disk is full{f' (writing {error.filename})' if error.filename else ''}. Free some space, then go on "
-            f"with --resume {config.out}"
+            f"the disk is full{where} before there was a checkpoint; {out} is removed. Free some space and start again"
         ) from error
 
 
@@ -95,8 +103,6 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
     out = Path(config.out)
     fabric = make_fabric(config)
     speaks = fabric.is_global_zero
-    if resume is None:
-        check_folder(out)
     if config.threads:
         torch.set_num_threads(config.threads)
     saved_at = saved_checkpoint(config, resume)

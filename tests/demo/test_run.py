@@ -1,0 +1,43 @@
+"""Where the demo writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sedet.demo import run
+from sedet.errors import ConfigError
+
+
+class Drawing(Exception):
+    pass
+
+
+def begins(out: Path, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the demo goes as far as its drawing."""
+
+    def draw(*_: object, **__: object) -> None:
+        raise Drawing
+
+    monkeypatch.setattr(run, "draw_scenes", draw)
+    try:
+        run.run_demo(out)
+    except Drawing:
+        return True
+    except ConfigError as error:
+        assert str(out) in str(error) and "\n" not in str(error)
+    return False
+
+
+def test_a_folder_in_use_is_refused_before_anything_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert begins(tmp_path / "new", monkeypatch)
+    assert begins(tmp_path, monkeypatch)
+    (tmp_path / "data").mkdir()
+    assert begins(tmp_path, monkeypatch)
+    (tmp_path / "summary.json").write_text("mine")
+    assert not begins(tmp_path, monkeypatch)
+    assert not begins(tmp_path / "summary.json", monkeypatch)
+    (tmp_path / "data").rmdir()
+    assert not begins(tmp_path, monkeypatch)
+    assert (tmp_path / "summary.json").read_text() == "mine"
