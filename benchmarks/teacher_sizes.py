@@ -1,0 +1,88 @@
+"""What SED's teacher sees at each size: AP on val of a finished run at half, full and double size, and joined.
+
+    python benchmarks/teacher_sizes.py RUN... --out benchmarks/trials/teacher-sizes.json
+
+A look behind the method (``sedet.methods.sed.join_sizes``), not a result: no detector is shipped that way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from benchmarks.provenance import ROOT, provenance, versions
+from benchmarks.rows import write_json
+from sedet.data.batch import pixels
+from sedet.data.formats import read_table
+from sedet.data.views import canvas_side, plain_view, stack_views
+from sedet.demo.settings import AREA_RANGES
+from sedet.detectors.file import load_detector
+from sedet.detectors.regions import HALF_LEVELS, Detections
+from sedet.evaluation.coco import coco_metrics
+from sedet.methods.sed import join_sizes
+from sedet.settings import load_config
+from sedet.training.checkpoint import load_checkpoint
+from sedet.training.loop import BURN_IN_FILE
+from sedet.training.validate import Judge
+
+NAMES = ("half", "full", "double", "joined")
+
+
+@torch.inference_mode()
+def look(run: Path) -> dict[str, Any]:
+    """Metrics of the teacher at the end of a run's burn-in, by size."""
+    config = load_config(run / "config.yaml")
+    assert config.val is not None and config.image_size
+    model = load_detector(run / "best.safetensors").model
+    model.load_state_dict(load_checkpoint(run / "checkpoints" / BURN_IN_FILE)["teacher"])
+    model.eval()
+    table, size = read_table(config.val, config.val_images, "val"), config.image_size
+    judge = Judge(table, size)
+    found: dict[str, list[Detections]] = {name: [] for name in NAMES}
+    for start in range(0, len(table), 16):
+        images = [image for i in range(start, min(start + 16, len(table))) if (image := judge._image(i)) is not None]
+        views = [plain_view(image, size) for image in images]
+        stacked, content = stack_views(views, canvas_side(size))
+        twice = stack_views([plain_view(image, 2 * size) for image in images], 2 * canvas_side(size))[0]
+        small = torch.nn.functional.interpolate(pixels(stacked), scale_factor=0.5, mode="bilinear", antialias=True)
+        full, double = model(pixels(stacked), content), model(pixels(twice), 2 * content)
+        half = model(small, content // 2, HALF_LEVELS)
+        joined = join_sizes(full, double, half)
+        for name, regions, scale in (
+            ("half", half, 0.5),
+            ("full", full, 1.0),
+            ("double", double, 2.0),
+            ("joined", joined, 1.0),
+        ):
+            inside = (content * scale).long()
+            for one, view in zip(model.detect(regions, inside), views, strict=True):
+                found[name].append(replace(one, boxes=one.boxes / (scale * float(view.matrix[0, 0]))))
+    result: dict[str, Any] = {}
+    for name in NAMES:
+        m = coco_metrics(table, found[name], area_ranges=AREA_RANGES)
+        keys = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+        result[name] = {key: round(float(getattr(m, key)), 1) for key in keys}
+    return {"run": run.name, "seed": config.seed, "burn_in": config.burn_in, "steps": config.steps, "ap": result}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    looks = [look(run) for run in options.runs]
+    where = provenance(ROOT.parent / "shared" / "data")
+    write_json(options.out, {"commit": where.commit, "versions": versions(), "area_ranges": AREA_RANGES, "runs": looks})
+    print(json.dumps(looks, indent=1))
+
+
+if __name__ == "__main__":
+    main()
