@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -26,6 +27,20 @@ class DataError(SedetError):
         self.what, self.where, self.todo = what, where, todo
         text = f"{where}: {what}" if where is not None else what
         super().__init__(f"{text}. {todo}" if todo else text)
+
+
+class DataErrors(DataError):
+    """Several malformed entries of one source: reads as the first, with how many there are.
+
+    Args:
+        found: two or more.
+    """
+
+    def __init__(self, found: Sequence[DataError]) -> None:
+        self.found = tuple(found)
+        first, others = found[0], len(found) - 1
+        more = f"{others} more error{'s' if others > 1 else ''}"
+        super().__init__(f"{first.what} (and {more}: sedet check lists all)", first.where, first.todo)
 
 
 class ImageError(DataError):

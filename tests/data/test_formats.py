@@ -8,7 +8,7 @@ import pytest
 
 from sedet.data.formats import align_classes, read_table
 from sedet.data.voc import parse_xml
-from sedet.errors import DataError
+from sedet.errors import DataError, DataErrors
 
 from .sets import SHARED, coco, edit, save, voc, voc_xml, write, yolo
 
@@ -422,6 +422,82 @@ def test_yolo_folder_with_classes_txt(tmp_path: Path) -> None:
     write(tmp_path / "a.txt", "1 0.5 0.5 0.5 0.5\n")
     write(tmp_path / "classes.txt", "cat\ndog\n")
     assert read_table(tmp_path, split="train").objects[0].labels.tolist() == [1]
+
+
+def test_classes_txt_that_is_no_text(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    (tmp_path / "classes.txt").write_bytes(b"caf\xe9\n")
+    fails("classes.txt: this is not UTF-8", tmp_path)
+
+
+# All that is malformed
+
+
+def found(source: Path) -> list[str]:
+    with pytest.raises(DataErrors, match=r"more errors?: sedet check lists all\)") as caught:
+        read_table(source, split="train")
+    first = caught.value.found[0]
+    assert str(caught.value).startswith(f"{first.where}: {first.what} (and ")
+    assert all(error.todo for error in caught.value.found)
+    return [str(error) for error in caught.value.found]
+
+
+def test_coco_tells_every_malformed_entry(tmp_path: Path) -> None:
+    path = coco(tmp_path, [[(3, [0, 0, 5, 5])] * 4, [(3, [0, 0, 5, 5])]])
+    data = json.loads(path.read_text())
+    data["annotations"][0]["bbox"] = [1]
+    data["annotations"][1]["category_id"] = 5
+    data["annotations"][2]["iscrowd"] = "x"
+    data["annotations"][4]["image_id"] = 99
+    told = found(write(path, data))
+    parts = ("annotation 0", "annotation 1", "annotation 2", "image_id int '99'")
+    assert all(part in line for part, line in zip(parts, told, strict=True))
+    data["images"] += [{"id": 50}, {"id": 10, "file_name": "000.png"}, {"id": 51, "file_name": "../x.png"}]
+    data["categories"].append({"id": "a"})
+    told = found(write(path, data))
+    # what refers to a malformed image or class is no error of its own
+    assert [line.split(":")[0].split(", ")[1] for line in told] == [
+        "category 3",
+        "image 2 (id int '50')",
+        "image 3 (id int '10')",
+        "image 4 (id int '51')",
+        "annotation 0 (id int '1')",
+        "annotation 2 (id int '3')",
+    ]
+
+
+def test_coco_flags_written_as_text(tmp_path: Path) -> None:
+    path = coco(tmp_path, [[(3, [0, 0, 5, 5])] * 2])
+    data = json.loads(path.read_text())
+    data["annotations"][0]["iscrowd"], data["annotations"][1]["iscrowd"] = "0", "1"
+    assert read_table(write(path, data)).objects[0].crowd.tolist() == [False, True]
+
+
+def test_voc_tells_every_malformed_object(tmp_path: Path) -> None:
+    voc(tmp_path, {})
+    write(tmp_path / "Annotations" / "im0.xml", "<annotation>")
+    bad = "<object><name>cat</name></object><object><bndbox/></object>"
+    write(tmp_path / "Annotations" / "im2.xml", f"<annotation>{bad}</annotation>")
+    told = found(tmp_path)
+    assert len(told) == 3
+    assert "im0.xml: broken XML" in told[0] and "im2.xml, object 1" in told[1] and "im2.xml, object 2" in told[2]
+
+
+def test_voc_a_path_of_another_machine(tmp_path: Path) -> None:
+    voc(tmp_path, {})
+    write(tmp_path / "Annotations" / "im0.xml", voc_xml("C:/Users/me/im0.jpg", []))
+    write(tmp_path / "Annotations" / "im1.xml", voc_xml("/home/me/im1.jpg", []))
+    assert [e.name for e in read_table(tmp_path).images[:2]] == ["JPEGImages/im0.jpg", "JPEGImages/im1.jpg"]
+    write(tmp_path / "Annotations" / "other.xml", voc_xml("/home/me/other.jpg", []))
+    fails("leads out of the data folder", tmp_path)
+
+
+def test_yolo_tells_every_malformed_line(tmp_path: Path) -> None:
+    path = yolo(tmp_path)
+    write(tmp_path / "train" / "labels" / "0.txt", "0 0.5 0.5 0.2\n\n0 0.5 0.5 0.2 0.2\n7 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "train" / "labels" / "1.txt").write_bytes(b"\xff")
+    told = found(path)
+    assert len(told) == 3 and "0.txt, line 1" in told[0] and "0.txt, line 4" in told[1] and "1.txt" in told[2]
 
 
 # Recognition

@@ -88,6 +88,8 @@ def test_foreign_files(tmp_path: Path) -> None:
         "{}",
         '{"format": 1}',
         '{"format": "x", "spec": {}, "classes": [], "image_size": 1}',
+        '{"format": 1, "spec": {}, "classes": [], "image_size": Infinity}',
+        '{"format": ' + 100_000 * "[" + 100_000 * "]" + "}",
     ):
         file.write_bytes(save({"a": torch.zeros(2)}, metadata={"sedet": text}))
         with pytest.raises(CheckpointError, match=r"foreign\.safetensors"):
@@ -119,6 +121,8 @@ def test_a_pickle_is_never_run(tmp_path: Path) -> None:
         ({"spec_changes": {"colour": 1}}, "does not fit this version"),
         ({"spec_changes": {"backbone": "no_such_net"}}, "no_such_net"),
         ({"spec_changes": {"backbone": ["a"]}}, "damaged"),
+        ({"spec_changes": {"backbone": "hf-hub:timm/resnet18.a1_in1k"}}, r"d\.safetensors: its backbone 'hf-hub:"),
+        ({"spec_changes": {"backbone": "local-dir:/tmp"}}, r"d\.safetensors: its backbone 'local-dir:/tmp'"),
         ({"spec_changes": {"classes": 4}}, "3 classes for 4"),
         ({"spec_changes": {"classes": -1}}, "damaged"),
         ({"spec_changes": {"classes": "3"}}, "damaged"),

@@ -21,7 +21,7 @@ from sedet.detectors.file import load_detector
 from sedet.errors import CheckpointError, ConfigError, SedetError, TrainingError
 from sedet.settings import load_config
 from sedet.training import loop
-from sedet.training.checkpoint import load_checkpoint, save_checkpoint
+from sedet.training.checkpoint import load_checkpoint, read_saved, save_checkpoint
 from sedet.training.inputs import read_data, same_data
 from sedet.training.pictures import Album
 from sedet.training.run import train
@@ -281,6 +281,31 @@ def test_a_checkpoint_of_another_network_is_refused(config: TrainConfig) -> None
     save_checkpoint(path, state)
     with pytest.raises(CheckpointError, match=r"last\.pt: does not fit this training"):
         train(resumed(Path(config.out), ()), resume=Path(config.out))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda saved: saved["facts"].update(data={}),
+        lambda saved: saved["facts"].update(data=[]),
+        lambda saved: saved["facts"].pop("spec"),
+        lambda saved: saved["facts"]["data"].update(labeled="6"),
+        lambda saved: saved["state"].update(rows=5),
+        lambda saved: saved["state"].update(rows=[5]),
+        lambda saved: saved["state"].update(step=-5),
+        lambda saved: saved["state"].pop("sums"),
+        lambda saved: saved.update(state=[]),
+    ],
+)
+def test_a_checkpoint_of_another_make_is_one_line(spoil: Callable[[dict[str, Any]], None], tmp_path: Path) -> None:
+    known = {"classes": ["cat"], "labeled": 6, "val": 3, "unlabeled": 5}
+    saved = {"state": dict(vars(loop.State())), "facts": {"data": known, "spec": {}}}
+    save_checkpoint(tmp_path / "last.pt", saved)
+    assert read_saved(tmp_path / "last.pt")["state"] == saved["state"]
+    spoil(saved)
+    save_checkpoint(tmp_path / "last.pt", saved)
+    with pytest.raises(CheckpointError, match=r"last\.pt: damaged, or not the checkpoint of a training"):
+        read_saved(tmp_path / "last.pt")
 
 
 # --- the end ------------------------------------------------------------------------------------------------

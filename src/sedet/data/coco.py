@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sedet.data.layout import ImageDraft, absolute, assemble, inside, is_file, shown, split_words
+from sedet.data.layout import Faults, ImageDraft, absolute, assemble, inside, is_file, shown, split_words
 from sedet.data.table import AnnotationTable
 from sedet.errors import DataError
 
@@ -23,49 +23,51 @@ def read_coco(file: Path, images: Path | None = None) -> AnnotationTable:
     name (instances_val2017.json: val2017, val); its ``images``; the same beside an ``annotations`` folder.
 
     Raises:
-        DataError: not readable as COCO (with line and column, or the entry), or images are missing.
+        DataError: not readable as COCO (with line and column, or each malformed entry), or images are missing.
     """
     data = _load(file)
     for key in ("images", "annotations", "categories"):
         if not isinstance(data.get(key), list):
             raise DataError(f"there is no list '{key}'", file, "A COCO file holds images, annotations and categories")
-    categories = _categories(data, file)
+    faults = Faults()
+    categories = _categories(data, file, faults)
     names, ids = [c[1] for c in categories], [c[0] for c in categories]
     labels = {category_id: i for i, category_id in enumerate(ids)}
-    root, drafts = _images(data["images"], file, images)
+    root, drafts = _images(data["images"], file, images, faults)
+    listed = not faults.found  # else what annotations refer to may only be malformed
     lost: list[object] = []
     for position, annotation in enumerate(data["annotations"]):
         where = f"{file}, annotation {position}"
-        if not isinstance(annotation, dict):
-            raise DataError("it is no object with keys", where, "See the COCO format")
-        where += f" (id {shown(annotation['id'])})" if "id" in annotation else ""
-        for key in ("image_id", "category_id"):
-            if not isinstance(annotation.get(key), (int, str)):
-                raise DataError(f"key '{key}' is missing or malformed", where, "Add it")
-        draft = drafts.get(annotation["image_id"])
-        if draft is None:
-            lost.append(annotation["image_id"])
-            continue
-        label = labels.get(annotation["category_id"])
-        if label is None:
+        with faults:
+            if not isinstance(annotation, dict):
+                raise DataError("it is no object with keys", where, "See the COCO format")
+            where += f" (id {shown(annotation['id'])})" if "id" in annotation else ""
+            for key in ("image_id", "category_id"):
+                if not isinstance(annotation.get(key), (int, str)):
+                    raise DataError(f"key '{key}' is missing or malformed", where, "Add it")
+            draft, label = drafts.get(annotation["image_id"]), labels.get(annotation["category_id"])
+            if draft is None:
+                lost.append(annotation["image_id"])
+            elif label is None and listed:
+                raise DataError(
+                    f"category_id {shown(annotation['category_id'])} is not among the categories",
+                    where,
+                    "Add the category or remove the annotation",
+                )
+            else:
+                crowd, difficult = (_flag(annotation, key, where) for key in ("iscrowd", "difficult"))
+                draft.add(_box(annotation, where), label or 0, crowd, difficult)
+    with faults:
+        if lost and listed:
             raise DataError(
-                f"category_id {shown(annotation['category_id'])} is not among the categories",
-                where,
-                "Add the category or remove the annotation",
+                f"{len(lost)} annotations name images that are not listed (image_id {shown(lost[0])} ...)",
+                file,
+                "Add the images or remove the annotations",
             )
-        draft.add(
-            _box(annotation, where),
-            label,
-            crowd=bool(annotation.get("iscrowd", 0)),
-            difficult=bool(annotation.get("difficult", 0)),
-        )
-    if lost:
-        raise DataError(
-            f"{len(lost)} annotations name images that are not listed (image_id {shown(lost[0])} ...)",
-            file,
-            "Add the images or remove the annotations",
-        )
-    return assemble(drafts.values(), names, ids, str(file), root)
+    with faults:
+        table = assemble(drafts.values(), names, ids, str(file), root)
+    faults.check()
+    return table
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -94,18 +96,19 @@ def _load(file: Path) -> dict[str, Any]:
     return data
 
 
-def _categories(data: dict[str, Any], file: Path) -> list[tuple[int, str]]:
+def _categories(data: dict[str, Any], file: Path, faults: Faults) -> list[tuple[int, str]]:
     """(id, name), in the order of the file."""
     found: list[tuple[int, str, object]] = []
     for position, category in enumerate(data["categories"]):
-        if not (
-            isinstance(category, dict)
-            and isinstance(category.get("id"), int)
-            and isinstance(category.get("name"), str)
-            and category["name"].strip()
-        ):
-            raise DataError("a whole-number 'id' or a 'name' is missing", f"{file}, category {position}", "Add it")
-        found.append((category["id"], category["name"].strip(), category.get("supercategory")))
+        with faults:
+            if not (
+                isinstance(category, dict)
+                and isinstance(category.get("id"), int)
+                and isinstance(category.get("name"), str)
+                and category["name"].strip()
+            ):
+                raise DataError("a whole-number 'id' or a 'name' is missing", f"{file}, category {position}", "Add it")
+            found.append((category["id"], category["name"].strip(), category.get("supercategory")))
     # Roboflow exports put a parent category first that no annotation uses: it is no class.
     used = {str(a.get("category_id")) for a in data["annotations"] if isinstance(a, dict)}
     parents = {parent for _, _, parent in found}
@@ -116,41 +119,49 @@ def _categories(data: dict[str, Any], file: Path) -> list[tuple[int, str]]:
     ]
     for column, what in ((0, "id"), (1, "name")):
         value, count = Counter(c[column] for c in kept).most_common(1)[0] if kept else ("", 0)
-        if count > 1:
-            raise DataError(f"{count} categories have the {what} {shown(value)}", file, "Give each its own")
+        with faults:
+            if count > 1:
+                raise DataError(f"{count} categories have the {what} {shown(value)}", file, "Give each its own")
     return kept
 
 
-def _images(entries: list[Any], file: Path, images: Path | None) -> tuple[Path, dict[int | str, ImageDraft]]:
+def _images(
+    entries: list[Any], file: Path, images: Path | None, faults: Faults
+) -> tuple[Path, dict[int | str, ImageDraft]]:
+    good: list[tuple[int, dict[str, Any]]] = []
     for position, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not isinstance(entry.get("id"), (int, str)):
-            raise DataError("key 'id' is missing or malformed", f"{file}, image {position}", "Add it")
-        if not isinstance(entry.get("file_name"), str):
-            raise DataError("key 'file_name' is missing", f"{file}, image {position} (id {entry['id']})", "Add it")
-    root = absolute(images) if images else _find_root(file, [e["file_name"] for e in entries])
-    whole = all(isinstance(e["id"], int) for e in entries)
+        with faults:
+            if not isinstance(entry, dict) or not isinstance(entry.get("id"), (int, str)):
+                raise DataError("key 'id' is missing or malformed", f"{file}, image {position}", "Add it")
+            if not isinstance(entry.get("file_name"), str):
+                where = f"{file}, image {position} (id {shown(entry['id'])})"
+                raise DataError("key 'file_name' is missing", where, "Add it")
+            good.append((position, entry))
+    root = absolute(images) if images else _find_root(file, [entry["file_name"] for _, entry in good], faults)
+    whole = all(isinstance(entry["id"], int) for _, entry in good)
     drafts: dict[int | str, ImageDraft] = {}
-    for position, entry in enumerate(entries):
+    for position, entry in good:
         where = f"{file}, image {position} (id {shown(entry['id'])})"
-        if entry["id"] in drafts:
-            raise DataError("another image has the same id", where, "Give each image its own id")
-        name = inside(root, entry["file_name"], where)
-        size = [entry.get(key) for key in ("width", "height")]
-        width, height = (v if isinstance(v, int) and v > 0 else 0 for v in size)
-        flag = entry.get("use_exif")
-        drafts[entry["id"]] = ImageDraft(
-            root / name,
-            name,
-            entry["id"] if whole else position,
-            width,
-            height,
-            use_exif=flag if isinstance(flag, bool) else None,
-        )
+        with faults:
+            if entry["id"] in drafts:
+                raise DataError("another image has the same id", where, "Give each image its own id")
+            name = inside(root, entry["file_name"], where)
+            size = [entry.get(key) for key in ("width", "height")]
+            width, height = (v if isinstance(v, int) and v > 0 else 0 for v in size)
+            flag = entry.get("use_exif")
+            drafts[entry["id"]] = ImageDraft(
+                root / name,
+                name,
+                entry["id"] if whole else position,
+                width,
+                height,
+                use_exif=flag if isinstance(flag, bool) else None,
+            )
     return root, drafts
 
 
-def _find_root(file: Path, names: list[str]) -> Path:
-    """The folder the images' names are relative to."""
+def _find_root(file: Path, names: list[str], faults: Faults) -> Path:
+    """The folder the images' names are relative to. Raises what was found before too where there is none."""
     folder = absolute(file).parent
     bases = [folder]
     if folder.name.lower() in ("annotations", "annotation", "labels"):
@@ -177,15 +188,30 @@ def _find_root(file: Path, names: list[str]) -> Path:
 
     best = max(candidates, key=hits)  # the first of equals
     if names and hits(best) == 0:
+        before = len(faults.found)
         for position, name in enumerate(names):
-            inside(folder, name, f"{file}, image {position}")  # leading out is the better message
-        tried = ", ".join(str(c) for c in candidates[:6])
-        raise DataError(
-            f"its images were not found (looked for {shown(names[0])} in {tried})",
-            file,
-            "Name their folder with --images",
-        )
+            with faults:
+                inside(folder, name, f"{file}, image {position}")  # leading out is the better message
+        if len(faults.found) == before:
+            tried = ", ".join(str(c) for c in candidates[:6])
+            with faults:
+                raise DataError(
+                    f"its images were not found (looked for {shown(names[0])} in {tried})",
+                    file,
+                    "Name their folder with --images",
+                )
+        faults.check()
     return best
+
+
+def _flag(annotation: dict[str, Any], key: str, where: str) -> bool:
+    """A 0 or 1, which some tools write as text."""
+    value = annotation.get(key, 0)
+    if isinstance(value, str):
+        if value.strip() not in ("", "0", "1"):
+            raise DataError(f"{key} {shown(value)} is not 0 or 1", where, "Write 0 or 1")
+        return value.strip() == "1"
+    return bool(value)
 
 
 def _box(annotation: dict[str, Any], where: str) -> tuple[float, float, float, float]:

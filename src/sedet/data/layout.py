@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sedet.data.images import is_image_name, probe
 from sedet.data.table import AnnotationTable, ImageEntry, Objects
-from sedet.errors import DataError, ImageError
+from sedet.errors import DataError, DataErrors, ImageError
 
 SIZE_TOLERANCE = 2
 """Pixels by which a stated size may differ from the file's; then the file's is taken."""
@@ -52,6 +52,29 @@ class ImageDraft:
         self.labels.append(label)
         self.crowd.append(crowd)
         self.difficult.append(difficult)
+
+
+class Faults:
+    """What is malformed in a source: ``with faults:`` around each entry goes on to the next one."""
+
+    def __init__(self) -> None:
+        self.found: list[DataError] = []
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, DataError):
+            return False
+        self.found += error.found if isinstance(error, DataErrors) else [error]
+        return True
+
+    def check(self) -> None:
+        """Raise what was found, if anything was."""
+        if len(self.found) > 1:
+            raise DataErrors(self.found)
+        if self.found:
+            raise self.found[0]
 
 
 def absolute(path: str | Path) -> Path:

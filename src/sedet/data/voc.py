@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import NoReturn
 from xml.etree import ElementTree
 from xml.parsers import expat
 
 from sedet.data.images import is_image_name
-from sedet.data.layout import ImageDraft, absolute, assemble, inside, is_file, shown
+from sedet.data.layout import Faults, ImageDraft, absolute, assemble, inside, is_file, shown
 from sedet.data.table import AnnotationTable
 from sedet.errors import DataError
 
@@ -30,7 +30,7 @@ def read_voc(annotations: Path, images: Path, root: Path, names: list[str] | Non
         source: what the table says it was read from.
 
     Raises:
-        DataError: an XML file is missing, broken or lacks a part (file and object), or images are missing.
+        DataError: XML files are missing, broken or lack a part (each file and object), or images are missing.
     """
     annotations, images, root = absolute(annotations), absolute(images), absolute(root)
     if names is None:
@@ -53,17 +53,21 @@ def read_voc(annotations: Path, images: Path, root: Path, names: list[str] | Non
         if is_image_name(file):
             by_stem.setdefault(file.stem, file)
     base = root if images.is_relative_to(root) else images
-    drafts, labels = [], []
+    drafts, labels, faults = [], [], Faults()
     for index, file in enumerate(files):
-        draft, found = _read(file, images, by_stem, index)
-        draft.name = draft.path.relative_to(base).as_posix()
-        drafts.append(draft)
-        labels.append(found)
+        with faults:
+            draft, found = _read(file, images, by_stem, index, faults)
+            draft.name = draft.path.relative_to(base).as_posix()
+            drafts.append(draft)
+            labels.append(found)
     classes = sorted({label for found in labels for label in found})
     index_of = {name: i for i, name in enumerate(classes)}
     for draft, found in zip(drafts, labels, strict=True):
         draft.labels = [index_of[name] for name in found]
-    return assemble(drafts, classes, range(1, len(classes) + 1), source, base)
+    with faults:
+        table = assemble(drafts, classes, range(1, len(classes) + 1), source, base)
+    faults.check()
+    return table
 
 
 def read_names(file: Path) -> list[str]:
@@ -115,42 +119,50 @@ def parse_xml(file: Path) -> ElementTree.Element:
         raise DataError("this XML cannot be read (unknown encoding)", file, "Save it as UTF-8") from None
 
 
-def _read(file: Path, images: Path, by_stem: dict[str, Path], index: int) -> tuple[ImageDraft, list[str]]:
+def _read(
+    file: Path, images: Path, by_stem: dict[str, Path], index: int, faults: Faults
+) -> tuple[ImageDraft, list[str]]:
     tree = parse_xml(file)
     if tree.tag != "annotation":
         raise DataError(f"its root is <{shown(tree.tag)[1:-1]}>, not <annotation>", file, "Give Pascal VOC annotations")
     path = by_stem.get(file.stem, images / f"{file.stem}.jpg")
     stated = (tree.findtext("filename") or "").strip()
     if stated:
-        name = inside(images, stated, file)
-        if is_file(images / name) and is_image_name(Path(name)):
-            path = images / name
+        try:
+            name = inside(images, stated, file)
+            if is_file(images / name) and is_image_name(Path(name)):
+                path = images / name
+        except DataError:  # some tools write where the image lay on the machine they ran on
+            if file.stem not in by_stem or not PureWindowsPath(stated).anchor:
+                raise
     draft = ImageDraft(path, path.name, index)
     draft.width, draft.height = (_size(tree.findtext(f"size/{key}")) for key in ("width", "height"))
     names = []
     for number, item in enumerate(tree.findall("object"), start=1):
         where = f"{file}, object {number}"
-        name = (item.findtext("name") or "").strip()
-        if not name:
-            raise DataError("<name> is missing", where, "Name its class")
-        box = item.find("bndbox")
-        if box is None:
-            raise DataError("<bndbox> is missing", where, "Only boxes are read: add xmin, ymin, xmax, ymax")
-        corners = []
-        for key in ("xmin", "ymin", "xmax", "ymax"):
-            text = box.findtext(key)
-            try:
-                corners.append(float(text or ""))
-            except ValueError:
-                raise DataError(
-                    f"<{key}> is {'missing' if text is None else shown(text)}",
-                    where,
-                    "Write a number of pixels",
-                ) from None
-        difficult = (item.findtext("difficult") or "").strip().lower() in ("1", "true")
-        draft.add((corners[0], corners[1], corners[2], corners[3]), 0, difficult=difficult)
-        names.append(name)
+        with faults:
+            name = (item.findtext("name") or "").strip()
+            if not name:
+                raise DataError("<name> is missing", where, "Name its class")
+            corners = _corners(item.find("bndbox"), where)
+            difficult = (item.findtext("difficult") or "").strip().lower() in ("1", "true")
+            draft.add(corners, 0, difficult=difficult)
+            names.append(name)
     return draft, names
+
+
+def _corners(box: ElementTree.Element | None, where: str) -> tuple[float, float, float, float]:
+    if box is None:
+        raise DataError("<bndbox> is missing", where, "Only boxes are read: add xmin, ymin, xmax, ymax")
+    corners = []
+    for key in ("xmin", "ymin", "xmax", "ymax"):
+        text = box.findtext(key)
+        try:
+            corners.append(float(text or ""))
+        except ValueError:
+            missing = "missing" if text is None else shown(text)
+            raise DataError(f"<{key}> is {missing}", where, "Write a number of pixels") from None
+    return corners[0], corners[1], corners[2], corners[3]
 
 
 def _size(text: str | None) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sedet.data.layout import SAME_SPLIT, ImageDraft, absolute, assemble, inside, is_file, list_images, shown
+from sedet.data.layout import SAME_SPLIT, Faults, ImageDraft, absolute, assemble, inside, is_file, list_images, shown
 from sedet.data.table import AnnotationTable
 from sedet.errors import DataError
 
@@ -26,8 +26,8 @@ def read_yolo(file: Path, split: str = "train", images: Path | None = None) -> A
         images: folder of the images, where the yaml's own paths do not lead to them.
 
     Raises:
-        DataError: broken YAML (line and column), no such split, a path out of the data folder, a malformed
-            label line (file and line), a class out of range, no label file at all.
+        DataError: broken YAML (line and column), no such split, a path out of the data folder, malformed
+            label lines (each file and line), a class out of range, no label file at all.
     """
     data = _load(file)
     names = _names(data, file)
@@ -44,7 +44,11 @@ def read_yolo(file: Path, split: str = "train", images: Path | None = None) -> A
 
 def read_classes_file(folder: Path, names_file: Path) -> AnnotationTable:
     """A folder of images with label files and a classes.txt, as labelling tools write it; no data.yaml."""
-    names = [line.strip() for line in names_file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    try:
+        text = names_file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError("this is not UTF-8 text", names_file, "Save it as UTF-8") from None
+    names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names or len(set(names)) != len(names):
         raise DataError("it must hold one class name a line, each once", names_file, "Mend it")
     return _table(list_images(folder), folder, names, str(folder), None, "train")
@@ -53,16 +57,18 @@ def read_classes_file(folder: Path, names_file: Path) -> AnnotationTable:
 def _table(
     found: list[str], root: Path, names: list[str], source: str, label_base: Path | None, split: str
 ) -> AnnotationTable:
-    drafts, with_labels, boxes, odd = [], 0, 0, 0
+    drafts, with_labels, boxes, odd, faults = [], 0, 0, 0, Faults()
     for index, name in enumerate(found):
         draft = ImageDraft(root / name, name, index, relative=True)
         labels = _label_file(root, name, label_base, split)
         if labels is not None:
             with_labels += 1
-            _read_labels(labels, draft, len(names))
+            with faults:
+                _read_labels(labels, draft, len(names), faults)
             boxes += len(draft.boxes)
             odd += sum(max(b) > 1.5 for b in draft.boxes)
         drafts.append(draft)
+    faults.check()
     if not with_labels:
         expected = _candidates(root, found[0], label_base, split)[0] if found else root
         raise DataError(
@@ -202,36 +208,38 @@ def _label_file(root: Path, name: str, label_base: Path | None, split: str) -> P
     return next((f for f in _candidates(root, name, label_base, split) if is_file(f)), None)
 
 
-def _read_labels(file: Path, draft: ImageDraft, classes: int) -> None:
+def _read_labels(file: Path, draft: ImageDraft, classes: int, faults: Faults) -> None:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError):
         raise DataError("this label file cannot be read as text", file, "Replace it") from None
     for number, line in enumerate(lines, start=1):
-        words = line.split()
-        if not words:
-            continue
-        where = f"{file}, line {number}"
-        try:
-            values = [float(word) for word in words]
-        except ValueError:
-            raise DataError(f"{shown(line.strip())} is not all numbers", where, "Write class cx cy w h") from None
-        if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
-            raise DataError(
-                f"there are {len(values)} numbers, not 5 (class cx cy w h) or a polygon's",
-                where,
-                "Mend the line; a confidence at its end must go",
-            )
-        label = values[0]
-        if not (label == label and label.is_integer() and 0 <= label < classes):
-            raise DataError(
-                f"class {shown(words[0])[1:-1]} is not one of the {classes} classes (0 to {classes - 1})",
-                where,
-                "Mend the line, or add the class to 'names'",
-            )
-        if len(values) == 5:
-            _, cx, cy, w, h = values
-            box = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
-        else:
-            box = (min(values[1::2]), min(values[2::2]), max(values[1::2]), max(values[2::2]))
-        draft.add(box, int(label))
+        if line.strip():
+            with faults:
+                draft.add(*_label(line, f"{file}, line {number}", classes))
+
+
+def _label(line: str, where: str, classes: int) -> tuple[tuple[float, float, float, float], int]:
+    """Box and class of a label line."""
+    words = line.split()
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        raise DataError(f"{shown(line.strip())} is not all numbers", where, "Write class cx cy w h") from None
+    if len(values) != 5 and (len(values) < 7 or len(values) % 2 == 0):
+        raise DataError(
+            f"there are {len(values)} numbers, not 5 (class cx cy w h) or a polygon's",
+            where,
+            "Mend the line; a confidence at its end must go",
+        )
+    label = values[0]
+    if not (label == label and label.is_integer() and 0 <= label < classes):
+        raise DataError(
+            f"class {shown(words[0])[1:-1]} is not one of the {classes} classes (0 to {classes - 1})",
+            where,
+            "Mend the line, or add the class to 'names'",
+        )
+    if len(values) == 5:
+        _, cx, cy, w, h = values
+        return (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), int(label)
+    return (min(values[1::2]), min(values[2::2]), max(values[1::2]), max(values[2::2])), int(label)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import timm
 from torch import nn
 
 from sedet.config import ModelConfig
@@ -43,10 +45,11 @@ def build_detector(detector: str, backbone: str, classes: int, model: ModelConfi
     return FCOS(spec, body)
 
 
-def rebuild_detector(spec: dict[str, Any], freeze_stages: int = 0) -> Detector:
+def rebuild_detector(spec: dict[str, Any], where: Path, freeze_stages: int = 0) -> Detector:
     """The network a detector file or checkpoint describes, its weights still to be loaded.
 
     Args:
+        where: the file, for messages.
         freeze_stages: backbone stages not to train, where it is trained further.
 
     Raises:
@@ -54,18 +57,21 @@ def rebuild_detector(spec: dict[str, Any], freeze_stages: int = 0) -> Detector:
     """
     known = dict(spec)
     if known.pop("detector", None) != "fcos":
-        raise CheckpointError(f"unknown detector {spec.get('detector')!r}: written by a newer version?")
+        raise CheckpointError(f"{where}: unknown detector {spec.get('detector')!r}: written by a newer version?")
     try:
         parsed = FCOSSpec(**known)
     except TypeError as error:
-        raise CheckpointError(f"the detector's description does not fit this version ({error})") from error
+        raise CheckpointError(f"{where}: the detector's description does not fit this version ({error})") from error
     # What a file asks for is built before its weights are compared: no network of absurd size.
     sizes = ((parsed.classes, 1, 100_000), (parsed.neck_channels, 1, 8192), (parsed.head_convs, 0, 64))
     sane = all(isinstance(value, int) and low <= value <= high for value, low, high in sizes)
     ranges = (parsed.level_range, parsed.center_radius)
     sane &= all(isinstance(value, (int, float)) and 0 < value < 1e6 for value in ranges)
     if not sane or not isinstance(parsed.backbone, str):
-        raise CheckpointError(f"the detector's description is damaged: {spec}")
+        raise CheckpointError(f"{where}: the detector's description is damaged: {spec}")
+    # timm would follow a name such as hf-hub:... or local-dir:... to the network or the disk.
+    if not timm.is_model(parsed.backbone):
+        raise CheckpointError(f"{where}: its backbone {parsed.backbone!r} is no model of timm {timm.__version__}")
     body = Backbone(parsed.backbone, "none", freeze_stages, pretrained_norm=parsed.pretrained_norm)
     return FCOS(parsed, body)
 

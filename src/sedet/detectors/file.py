@@ -81,13 +81,13 @@ def load_detector(path: Path | str, device: torch.device | str = "cpu") -> Loade
         facts = json.loads(metadata["sedet"])
         version, spec = int(facts["format"]), dict(facts["spec"])
         classes, image_size = tuple(map(str, facts["classes"])), int(facts["image_size"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path}: its description is damaged ({type(error).__name__}: {error})") from error
     if version > FORMAT:
         raise CheckpointError(f"{path}: written by a newer sedet (format {version}); update to read it")
     if not 0 < image_size <= 16_384:
         raise CheckpointError(f"{path}: its description is damaged (image_size {image_size})")
-    model = rebuild_detector(spec)
+    model = rebuild_detector(spec, path)
     if len(classes) != model.spec.classes:
         raise CheckpointError(f"{path}: its description is damaged ({len(classes)} classes for {model.spec.classes})")
     try:

@@ -12,6 +12,10 @@ from sedet.detectors.file import write_atomically
 from sedet.errors import CheckpointError, TrainingError
 
 FORMAT = 1
+STATE = {"step": int, "sums": dict, "summed": int, "rows": list, "best_step": int, "since_best": int, "skipped": list}
+"""What of a training's state is read, and of which type."""
+DATA = {"classes": list, "labeled": int, "val": int, "unlabeled": int}
+"""The same of what is remembered of its data."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -53,3 +57,23 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if state["sedet_checkpoint"] > FORMAT:
         raise CheckpointError(f"{path}: written by a newer sedet; update to read it")
     return state
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    """A checkpoint that holds what is read before its weights.
+
+    Raises:
+        CheckpointError: missing, damaged or foreign.
+    """
+    saved = load_checkpoint(path)
+    state, known = saved.get("state"), saved.get("facts")
+    whole = _holds(state, STATE) and state["step"] >= 0 and all(_holds(row, {"step": int}) for row in state["rows"])
+    if known:  # of a training that could be gone on with from another folder
+        whole = whole and _holds(known, {"data": dict, "spec": dict}) and _holds(known["data"], DATA)
+    if not whole:
+        raise CheckpointError(f"{path}: damaged, or not the checkpoint of a training")
+    return saved
+
+
+def _holds(given: Any, kinds: dict[str, type]) -> bool:
+    return isinstance(given, dict) and all(isinstance(given.get(key), kind) for key, kind in kinds.items())

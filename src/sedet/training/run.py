@@ -23,14 +23,14 @@ from sedet.data.loading import StepData, labeled_samples, unlabeled_samples
 from sedet.detectors.build import Detector, build_detector, freeze_unused, rebuild_detector
 from sedet.detectors.file import save_detector
 from sedet.detectors.warm_start import WarmStart, read_warm_start, warm_detector
-from sedet.errors import CheckpointError, ConfigError, TrainingError
+from sedet.errors import ConfigError, TrainingError
 from sedet.evaluation.coco import Metrics
 from sedet.methods.sed import SED
 from sedet.methods.supervised import Supervised
 from sedet.methods.teacher import EMATeacher
 from sedet.settings import save_config, to_dict
 from sedet.training import plan, probe
-from sedet.training.checkpoint import load_checkpoint
+from sedet.training.checkpoint import read_saved
 from sedet.training.inputs import SHOWN, TrainingData, absolute_paths, read_data, same_data
 from sedet.training.loop import BURN_IN_FILE, LAST_FILE, State, Training, restore, train_loop
 from sedet.training.optimizer import build_optimizer
@@ -131,7 +131,7 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
             )
 
     torch.manual_seed(config.seed)
-    student = make_detector(config, data.labeled.classes, warm, saved)
+    student = make_detector(config, data.labeled.classes, warm, saved, saved_at)
     method = make_method(config)
     freeze_unused(student, config.half_size or (method.uses_unlabeled and config.sed.scale))
     student.to(fabric.device)
@@ -271,29 +271,20 @@ def saved_checkpoint(config: TrainConfig, resume: Path | None) -> Path | None:
     return Path(config.start) / "checkpoints" / BURN_IN_FILE if config.start else None
 
 
-def read_saved(path: Path) -> dict[str, Any]:
-    """A checkpoint that holds what is read before its weights.
-
-    Raises:
-        CheckpointError: missing, damaged or foreign.
-    """
-    saved = load_checkpoint(path)
-    state, known = saved.get("state"), saved.get("facts") or {"data": {}, "spec": {}}
-    whole = isinstance(state, dict) and isinstance(state.get("step"), int) and isinstance(known, dict)
-    if not whole or not all(isinstance(known.get(key), dict) for key in ("data", "spec")):
-        raise CheckpointError(f"{path}: damaged, or not the checkpoint of a training")
-    return saved
-
-
 def make_detector(
-    config: TrainConfig, classes: tuple[str, ...], warm: WarmStart | None, saved: dict[str, Any] | None
+    config: TrainConfig,
+    classes: tuple[str, ...],
+    warm: WarmStart | None,
+    saved: dict[str, Any] | None,
+    saved_at: Path | None = None,
 ) -> Detector:
     """A new detector, one with the weights of ``warm``, or the one a checkpoint describes (its weights come later)."""
     assert config.backbone
     if warm is not None:
         return warm_detector(warm, classes, config.model)
-    if saved is not None and saved.get("facts"):  # needs neither the file of --init nor pretrained weights again
-        detector = rebuild_detector(saved["facts"]["spec"], config.model.freeze_stages)
+    if saved is not None and saved_at is not None and saved.get("facts"):
+        # needs neither the file of --init nor pretrained weights again
+        detector = rebuild_detector(saved["facts"]["spec"], saved_at, config.model.freeze_stages)
         detector.backbone.source = "the checkpoint"
         return detector
     return build_detector(config.detector, config.backbone, len(classes), config.model, config.weights)
