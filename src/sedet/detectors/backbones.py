@@ -12,6 +12,7 @@ import torch
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
+from sedet.detectors.folding import fold_frozen_norms
 from sedet.errors import CheckpointError, ConfigError
 
 log = logging.getLogger("sedet")
@@ -59,6 +60,7 @@ class Backbone(nn.Module):
         self.pretrained = source != "none" if pretrained_norm is None else pretrained_norm
         if self.pretrained:
             body = freeze_batch_norm_2d(body)
+            fold_frozen_norms(body)
         else:
             _group_norms(body)
         self.body = body
