@@ -153,6 +153,8 @@ def test_every_setting_is_a_flag() -> None:
         (["--guard", "b"], "unexpected 'b' after --guard"),
         (["-x"], "unexpected argument: -x"),
         (["--unlabeled", "a", "--unlabeled", "b"], "--unlabeled is given twice"),
+        (["--labeled", "a", "--classes"], "--classes needs at least one value"),
+        (["--unlabeled", "--labeled", "a"], "--unlabeled needs at least one value"),
         (["--labeled", "x", "--unlabeled", "y", "--warmup", "2"], "warmup must be from 0 to 1, not 2.0"),
         (["--labeled", "x", "--unlabeled", "y", "--rate", "nan"], "rate must be above 0, not nan"),
         ([], "no labelled data: --labeled"),
@@ -269,7 +271,7 @@ def test_eval_prints_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert capsys.readouterr().out == "AP 50.0\n"
     (args, kwargs), *_ = recorder.calls
     assert args == ("d.safetensors", "v.json")
-    assert (kwargs["out"], kwargs["classes"], kwargs["split"]) == ("m.json", ("car", "dog"), "val")
+    assert (kwargs["json"], kwargs["classes"], kwargs["split"]) == ("m.json", ("car", "dog"), "val")
 
 
 def test_split_writes_and_reports(training: Recorder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -511,10 +511,15 @@ def write_coco(folder: Path, names: Sequence[str], labels: Sequence[str] | None 
     return path
 
 
+def test_metrics_need_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a folder"):  # before anything is read
+        evaluate("absent", tmp_path / "absent.json", json=tmp_path)
+
+
 @pytest.mark.parametrize("order", [("cat", "red box"), ("red box", "cat")])
 def test_evaluate_matches_classes_by_name(red: Predictor, tmp_path: Path, order: tuple[str, ...]) -> None:
     path = write_coco(tmp_path, order, ["red box"] * 2)
-    metrics = evaluate("d", path, device="cpu", batch=1, out=tmp_path / "m" / "metrics.json")
+    metrics = evaluate("d", path, device="cpu", batch=1, json=tmp_path / "m" / "metrics.json")
     assert metrics.ap == pytest.approx(100) and metrics.images == 2
     assert metrics.per_class["red box"]["boxes"] == 2
     assert json.loads((tmp_path / "m" / "metrics.json").read_text())["ap"] == pytest.approx(100)

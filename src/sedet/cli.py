@@ -21,16 +21,8 @@ from sedet.text import printable
 USAGE_ERROR, BUG, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
 
 # Problems with a path or a disk that a user can mend; any other OSError is shown as a bug.
-PATH_ERRORS = {
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOENT,
-    errno.EEXIST,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-}
+PATH_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
+PATH_ERRORS |= {errno.ENAMETOOLONG}
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -145,7 +137,7 @@ class CheckOptions:
     val_images: str | None = None
     """The same for the validation images."""
     fast: bool = False
-    """Read only the headers of images, as training does before it starts."""
+    """Decode no image: quicker, but finds neither truncated ones nor near-duplicates."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +193,7 @@ def evaluate(argv: Sequence[str]) -> int:
         classes=options.classes,
         batch=options.batch,
         device=options.device,
-        out=options.json,
+        json=options.json,
         progress=sys.stderr.isatty(),
     )
     Console().print(metrics.table())

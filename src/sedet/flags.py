@@ -60,8 +60,8 @@ def scan(cls: type, argv: Sequence[str]) -> dict[str, list[str]]:
     """The settings that flags in ``argv`` name, each with the words after it.
 
     Raises:
-        ConfigError: a flag that ``cls`` does not know (names the nearest); a list given in two parts, of
-            which a parser would keep one.
+        ConfigError: a flag that ``cls`` does not know (names the nearest); a list that is empty, or given in two
+            parts, of which a parser would keep one.
     """
     known = flags_of(cls)
     typed_as = {flag.on: flag for flag in known.values()} | {f.off: f for f in known.values() if f.off}
@@ -82,6 +82,9 @@ def scan(cls: type, argv: Sequence[str]) -> dict[str, list[str]]:
         if flag.is_list and flag.name in found:
             raise ConfigError(f"{typed} is given twice; name everything after one: {typed} A B")
         current = found[flag.name] = [value] if equals else []
+    for flag in known.values():
+        if flag.is_list and found.get(flag.name) == []:
+            raise ConfigError(f"{flag.on} needs at least one value")
     return found
 
 

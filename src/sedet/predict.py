@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 import time
@@ -12,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
+from json import dumps
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,7 +24,7 @@ from sedet.data.images import read_image, read_size
 from sedet.data.sources import find_images
 from sedet.data.table import AnnotationTable
 from sedet.detectors.regions import Detections
-from sedet.errors import DataError, ImageError
+from sedet.errors import ConfigError, DataError, ImageError
 from sedet.evaluation.coco import COCO_AREA_RANGES, Metrics, coco_metrics
 from sedet.outputs import (
     Item,
@@ -172,8 +172,10 @@ def predict_sources(
             write_text(out / "skipped.txt", "".join(" ".join(line.split()) + "\n" for line in skipped))
             files.append(out / "skipped.txt")
     except BaseException:
-        for made in (*writers, *([pictures] if pictures is not None else [])):
-            made.discard()  # so that the same folder can be given again
+        for writer in writers:  # so that the same folder can be given again
+            writer.discard()
+        if pictures is not None:
+            pictures.discard()
         raise
     return PredictSummary(images, count, tuple(skipped), time.perf_counter() - start, tuple(files))
 
@@ -189,7 +191,7 @@ def evaluate(
     device: str = "auto",
     score_threshold: float = 0.001,
     area_ranges: tuple[float, float] = COCO_AREA_RANGES,
-    out: str | Path | None = None,
+    json: str | Path | None = None,
     progress: bool = False,
 ) -> Metrics:
     """Judge a detector by COCO's metrics on labelled data.
@@ -204,12 +206,14 @@ def evaluate(
         device: as for ``load``.
         score_threshold: lowest score that counts.
         area_ranges: sides in original pixels that part small, medium and large objects.
-        out: JSON file to write the metrics to.
+        json: file to write the metrics to.
         progress: show a progress bar on stderr.
 
     Raises:
         SedetError: data or detector cannot be read, or their classes do not agree.
     """
+    if json is not None and Path(json).is_dir():
+        raise ConfigError(f"{json} is a folder; give --json the name of a file")
     table = data if isinstance(data, AnnotationTable) else read_table(data, images=images, split=split or "val")
     predictor = detector if isinstance(detector, Predictor) else load(detector, device)
     table, problems = clean(agreed_classes(table, predictor.classes, classes))
@@ -221,8 +225,8 @@ def evaluate(
         raise DataError("there are no images to judge by", table.source, "Give labelled data")
     table, found = detect_table(predictor, table, batch=batch, score_threshold=score_threshold, progress=progress)
     metrics = coco_metrics(table, found, area_ranges)
-    if out is not None:
-        write_text(Path(out), json.dumps(metrics.to_dict(), indent=2, allow_nan=False) + "\n")
+    if json is not None:
+        write_text(Path(json), dumps(metrics.to_dict(), indent=2, allow_nan=False) + "\n")
     return metrics
 
 

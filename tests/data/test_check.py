@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sedet.config import TrainConfig
 from sedet.data.check import Report, check_data
+from sedet.training.inputs import read_data
 
 from .sets import SHARED, coco, edit, picture, save, voc, write
 
@@ -48,6 +50,16 @@ def test_what_cannot_be_read_is_an_error_line_and_no_exception(tmp_path: Path) -
         assert report.lines()[-1] == "1 errors, 0 warnings: training would not start"
     report = check_data(good(tmp_path / "a"), ["nowhere"], tmp_path / "nothing")
     assert len(texts(report, "error")) == 2
+
+
+def test_every_malformed_entry_is_a_line(tmp_path: Path) -> None:
+    data = good(tmp_path / "a")
+    content = edit(data, {})
+    for i in (2, 5, 7):
+        content["annotations"][i]["bbox"] = [i]
+    told = texts(check_data(write(data, content), val=good(tmp_path / "v", seed=100)), "error")
+    assert len(told) == 3 and all(f"annotation {i} " in t for i, t in zip((2, 5, 7), told, strict=True))
+    assert all("Write [x, y, width, height]" in t for t in told)
 
 
 def test_classes(tmp_path: Path) -> None:
@@ -147,6 +159,24 @@ def test_without_val_it_says_what_is_set_aside(tmp_path: Path) -> None:
     assert "2 of 12 labelled images would be set aside" in texts(check_data(good(tmp_path / "a")), "note")[0]
     report = check_data(good(tmp_path / "b", count=5))
     assert report.ok and any("fewer than 10" in t for t in texts(report, "warning"))
+
+
+def test_check_and_training_read_the_same(tmp_path: Path) -> None:
+    """What is set aside or left out: of the pool with and without val, of classes that are not to be learnt."""
+    rows = [[(3, [5, 5, 20, 20]), (7, [5, 5, 20, 20])]] * 12
+    data, val = coco(tmp_path / "a", rows, size=(120, 90)), coco(tmp_path / "v", rows, size=(120, 90), seed=100)
+    for seed in (500, 501):
+        save(tmp_path / "v" / f"{seed}.png", seed, 120, 90)
+    pools = (str(tmp_path / "a"), str(tmp_path / "v"))
+    for judged in (None, str(val)):
+        trained = read_data(TrainConfig(labeled=str(data), unlabeled=pools, val=judged, classes=("cat",)))
+        assert trained.pool is not None and trained.pool.left_out_val == (2 if judged is None else 12)
+        for fast in (False, True):
+            report = check_data(data, pools, judged, ("cat",), fast)
+            assert f"unlabelled: {trained.pool.summary()}" in report.facts
+            assert texts(report, "warning") == [str(p) for p in trained.problems if p.level == "warning"] == []
+        few = [line for line in trained.notes if "inconclusive" in line]
+        assert len(few) == (judged is None) == any("Only 2 images to judge by" in t for t in texts(report, "note"))
 
 
 def test_a_nearly_black_image_is_noted(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sedet.data.formats import read_table
 from sedet.data.sources import find_images
@@ -129,6 +131,37 @@ def test_holdout_needs_ten_images() -> None:
     assert holdout(table([[i] for i in range(12)], classes=12)) is None  # each class on one image: none can go
 
 
+@pytest.mark.parametrize("near", [True, False])
+def test_holdout_parts_no_copies(tmp_path: Path, near: bool) -> None:
+    """Images 0 to 5 come twice: as equal files, and (seen where images are decoded) encoded anew."""
+    path = coco(tmp_path, [[(3, [1, 2, 9, 9])]] * 20)
+    for i in range(6):
+        if i < 3:
+            shutil.copy(tmp_path / f"{i:03d}.png", tmp_path / f"{10 + i:03d}.png")
+        else:
+            Image.open(tmp_path / f"{i:03d}.png").save(tmp_path / f"{10 + i:03d}.png", compress_level=0)
+    data = read_table(path)
+    parted = 0
+    for seed in range(6):
+        parts = holdout(data, 0.3, seed, near)
+        assert parts is not None and 4 <= len(parts[1]) <= 6
+        val = {e.name for e in parts[1].images}
+        for i in range(6):
+            together = (f"{i:03d}.png" in val) == (f"{10 + i:03d}.png" in val)
+            assert together or (i >= 3 and not near)
+            parted += not together
+        again = holdout(data, 0.3, seed, near)
+        assert again is not None and again[1].images == parts[1].images
+    assert near or parted
+
+
+def test_copies_of_one_picture_are_no_val(tmp_path: Path) -> None:
+    path = coco(tmp_path, [[(3, [1, 2, 9, 9])]] * 10)
+    for i in range(1, 10):
+        shutil.copy(tmp_path / "000.png", tmp_path / f"{i:03d}.png")
+    assert holdout(read_table(path)) is None
+
+
 # Writing
 
 
@@ -185,6 +218,8 @@ def test_a_written_split_reads_back_with_its_images(tmp_path: Path, kind: str) -
     assert "{" not in text and text.count("\n") == len(split.unlabeled)
     if split.unlabeled:
         assert find_images([str(out / "unlabeled.txt")]) == sorted(original.images[i].path for i in split.unlabeled)
+    whole = write_split(original, split_table(original, 100, 1), tmp_path / "splits" / "whole")
+    assert "--unlabeled" in lines[-1] and whole[-1].endswith("labeled.json --method supervised")
     report = json.loads((out / "report.json").read_text())
     assert report["labeled_images"] == len(split.labeled) and report["fold"] == 1
     assert [c["all_boxes"] for c in report["classes"]] == original.class_counts().tolist()

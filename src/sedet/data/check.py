@@ -12,10 +12,10 @@ from sedet.data.clean import Level, Problem, clean
 from sedet.data.duplicates import glances, repeated, same_pictures
 from sedet.data.formats import read_table
 from sedet.data.images import probe
-from sedet.data.sources import find_images, unlabeled_pool
-from sedet.data.split import MIN_HOLDOUT, holdout
+from sedet.data.sources import unlabeled_pool
+from sedet.data.split import MIN_HOLDOUT, few_to_judge, holdout
 from sedet.data.table import AnnotationTable
-from sedet.errors import DataError, ImageError, SedetError
+from sedet.errors import DataError, DataErrors, ImageError, SedetError
 from sedet.text import printable
 
 FEW_BOXES = 10
@@ -82,14 +82,14 @@ def check_data(
         labeled, val: as ``read_table``; unlabeled: as ``find_images``; images, val_images: folders of the
             images.
         classes: classes to learn; default all of the labelled data.
-        fast: what training runs before it starts.
+        fast: nothing is decoded; training looks for near-duplicates of val, too.
     """
     facts: list[str] = []
     problems: list[Problem] = []
-    table = _read(labeled, images, "train", problems)
-    if table is not None and classes:
+    whole = table = _read(labeled, images, "train", problems)
+    if whole is not None and classes:
         try:
-            table = table.with_classes(classes)
+            table = whole.with_classes(classes)
         except SedetError as error:
             problems.append(_problem(error, labeled))
             table = None
@@ -101,14 +101,30 @@ def check_data(
     if judged is not None:
         judged, found = clean(judged)
         problems += found
+        if whole is not None and table is not None:
+            judged = without_left_out(judged, whole, table)
         facts += _facts("val", judged)
     problems += table_problems(table, judged, fast)
     if val is None and table is not None:
-        problems += _without_val(table)
+        parts = holdout(table, near=not fast)
+        judged = parts[1] if parts is not None else None
+        problems.append(_without_val(table, judged))
+    if judged is not None and (few := few_to_judge(len(judged))) is not None:
+        problems.append(Problem("note", judged.source, few, "Give more with --val"))
     if unlabeled:
         _unlabeled(unlabeled, table, judged, fast, facts, problems)
     problems.sort(key=lambda p: _LEVELS.index(p.level))
     return Report(tuple(facts), tuple(problems))
+
+
+def without_left_out(val: AnnotationTable, whole: AnnotationTable, learnt: AnnotationTable) -> AnnotationTable:
+    """Val without the classes that the user left out on purpose: they need no warning each.
+
+    Args:
+        whole: the labelled data with all classes; learnt: with those to learn.
+    """
+    left_out = set(whole.classes) - set(learnt.classes)
+    return val.with_classes([name for name in val.classes if name not in left_out])
 
 
 def table_problems(table: AnnotationTable | None, val: AnnotationTable | None, fast: bool) -> list[Problem]:
@@ -132,7 +148,7 @@ def _read(source: str | Path, images: str | Path | None, split: str, problems: l
     try:
         return read_table(source, images, split)
     except SedetError as error:
-        problems.append(_problem(error, source))
+        problems += [_problem(e, source) for e in (error.found if isinstance(error, DataErrors) else [error])]
         return None
 
 
@@ -314,26 +330,21 @@ def _between(table: AnnotationTable, val: AnnotationTable, fast: bool) -> list[P
     return problems
 
 
-def _without_val(table: AnnotationTable) -> list[Problem]:
-    parts = holdout(table)
-    if parts is None:
-        return [
-            Problem(
-                "warning",
-                table.source,
-                f"there is no val, and fewer than {MIN_HOLDOUT} labelled images to take it from",
-                "The last teacher would be taken unjudged: give --val, or label more",
-            )
-        ]
-    val = parts[1]
-    return [
-        Problem(
-            "note",
+def _without_val(table: AnnotationTable, val: AnnotationTable | None) -> Problem:
+    """What becomes of it that no val was given; ``val`` is what would be set aside."""
+    if val is None:
+        return Problem(
+            "warning",
             table.source,
-            f"there is no val: {len(val)} of {len(table)} labelled images would be set aside for it",
-            "Give --val to choose them",
+            f"there is no val, and fewer than {MIN_HOLDOUT} labelled images to take it from",
+            "The last teacher would be taken unjudged: give --val, or label more",
         )
-    ]
+    return Problem(
+        "note",
+        table.source,
+        f"there is no val: {len(val)} of {len(table)} labelled images would be set aside for it",
+        "Give --val to choose them",
+    )
 
 
 def _unlabeled(
@@ -345,13 +356,9 @@ def _unlabeled(
     problems: list[Problem],
 ) -> None:
     try:
-        if fast:
-            paths = find_images(sources)
-            facts.append(f"unlabelled: {len(paths)} images found")
-        else:
-            pool = unlabeled_pool(sources, table, val)
-            paths = list(pool.paths)
-            facts.append(f"unlabelled: {pool.summary()}")
+        pool = unlabeled_pool(sources, table, val, near=not fast)
+        paths = list(pool.paths)
+        facts.append(f"unlabelled: {pool.summary()}")
     except SedetError as error:
         problems.append(_problem(error, ", ".join(sources)))
         return

@@ -85,11 +85,12 @@ def unlabeled_pool(
     labeled: AnnotationTable | None,
     val: AnnotationTable | None,
     exclude_labeled: bool = False,
+    near: bool = True,
 ) -> UnlabeledPool:
     """The unlabelled images to train on.
 
-    Images of ``val`` are left out, whether the same file, a copy, or a near-duplicate. Labelled images stay,
-    without their labels, unless ``exclude_labeled``. Of files with equal bytes the first stays.
+    Images of ``val`` are left out, whether the same file, a copy, or (with ``near``) a near-duplicate. Labelled
+    images stay, without their labels, unless ``exclude_labeled``. Of files with equal bytes the first stays.
 
     Raises:
         DataError: as ``find_images``; or nothing is left.
@@ -98,19 +99,19 @@ def unlabeled_pool(
     copies = repeated(found)
     paths = [path for path, match in zip(found, copies, strict=True) if match is None]
     duplicates = len(found) - len(paths)
-    paths, left_out_val = _without(paths, val)
-    paths, left_out_labeled = _without(paths, labeled if exclude_labeled else None)
+    paths, left_out_val = _without(paths, val, near)
+    paths, left_out_labeled = _without(paths, labeled if exclude_labeled else None, near)
     pool = UnlabeledPool(tuple(paths), left_out_val, left_out_labeled, duplicates, len(found))
     if sources and not paths:
         raise DataError(f"no unlabelled image is left ({pool.summary()})", ", ".join(sources), "Give other images")
     return pool
 
 
-def _without(paths: list[Path], table: AnnotationTable | None) -> tuple[list[Path], int]:
+def _without(paths: list[Path], table: AnnotationTable | None, near: bool) -> tuple[list[Path], int]:
     if table is None or not len(table):
         return paths, 0
     references = [entry.path for entry in table.images if entry.path.is_file()]
-    matches = same_pictures(paths, references)
+    matches = same_pictures(paths, references, near)
     kept = [path for path, match in zip(paths, matches, strict=True) if match is None]
     return kept, len(paths) - len(kept)
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedet.data.chance import generator
+from sedet.data.duplicates import repeated
 from sedet.data.layout import absolute, shown
 from sedet.data.table import AnnotationTable
 from sedet.data.write import write_coco, write_text
@@ -23,6 +24,8 @@ MIN_BOXES = 3
 """Boxes of each class that a labelled part holds at least, where there are so many."""
 MIN_HOLDOUT = 10
 """Labelled images under which none are held out."""
+FEW_TO_JUDGE = 10
+"""Images to judge by under which a score says little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +81,17 @@ def split_table(table: AnnotationTable, percent: float, fold: int, seed: int = 0
 
 
 def holdout(
-    table: AnnotationTable, share: float = 0.2, seed: int = 0
+    table: AnnotationTable, share: float = 0.2, seed: int = 0, near: bool = True
 ) -> tuple[AnnotationTable, AnnotationTable] | None:
     """Set a part of the labelled images aside to judge by: (train, val), or None under 10 images.
 
     Val gets round(share x images) images, at least one. Images are shuffled by the seed; for each class,
     rarest first, val takes the earliest image that holds it, then the earliest others, but never the last
-    image that train has of a class. A class on a single image so stays in train.
+    image that train has of a class. A class on a single image so stays in train. Images that show the same
+    picture go together, all or none; so val may be a little smaller.
+
+    Args:
+        near: look for resized and re-encoded copies too, which decodes every image once (small).
     """
     n = len(table)
     if n < MIN_HOLDOUT:
@@ -94,15 +101,17 @@ def holdout(
     counts = box_counts(table)
     holds = counts > 0
     left = holds.sum(axis=0)
+    copies = _copies([entry.path for entry in table.images], near)
     val: list[int] = []
 
     def take(i: int) -> bool:
         nonlocal left
-        if i in taken or len(val) >= size or (holds[i] & (left <= 1)).any():
+        held = holds[copies[i]].sum(axis=0)
+        if i in taken or len(val) + len(copies[i]) > size or ((held > 0) & (left <= held)).any():
             return False
-        val.append(i)
-        taken.add(i)
-        left = left - holds[i]
+        val.extend(copies[i])
+        taken.update(copies[i])
+        left = left - held
         return True
 
     taken: set[int] = set()
@@ -116,6 +125,22 @@ def holdout(
     if not val:
         return None
     return table.subset(i for i in range(n) if i not in taken), table.subset(sorted(val))
+
+
+def few_to_judge(images: int) -> str | None:
+    """A line that says so where a score on so many images says little."""
+    if images >= FEW_TO_JUDGE:
+        return None
+    return f"Only {images} image{'' if images == 1 else 's'} to judge by: scores on so few are inconclusive"
+
+
+def _copies(paths: Sequence[Path], near: bool) -> list[list[int]]:
+    """For each image the indices of all that show the same picture, itself included."""
+    groups: list[list[int]] = []
+    for i, match in enumerate(repeated(paths, near)):
+        groups.append([] if match is None else groups[match.index])
+        groups[i].append(i)
+    return groups
 
 
 def box_counts(table: AnnotationTable) -> NDArray[np.int64]:
@@ -195,7 +220,8 @@ def _report(table: AnnotationTable, split: Split, out: Path, linked: bool) -> li
     lines.append(f"{'class':<{width}}  labelled boxes      all")
     for name, few, many in zip(table.classes, part, total, strict=True):
         lines.append(f"{name:<{width}}  {few:>14}  {many:>7}")
-    command = f"sedet train --labeled {out / 'labeled.json'} --unlabeled {out / 'unlabeled.txt'}"
+    command = f"sedet train --labeled {out / 'labeled.json'}"
+    command += f" --unlabeled {out / 'unlabeled.txt'}" if split.unlabeled else " --method supervised"
     lines.append(f"Train: {command}" + ("" if linked else f" --images {table.root}"))
     return lines
 

@@ -66,7 +66,8 @@ def read_saved(path: Path) -> dict[str, Any]:
         CheckpointError: missing, damaged or foreign.
     """
     saved = load_checkpoint(path)
-    state, known = saved.get("state"), saved.get("facts")
+    state: Any = saved.get("state")
+    known: Any = saved.get("facts")
     whole = _holds(state, STATE) and state["step"] >= 0 and all(_holds(row, {"step": int}) for row in state["rows"])
     if known:  # of a training that could be gone on with from another folder
         whole = whole and _holds(known, {"data": dict, "spec": dict}) and _holds(known["data"], DATA)

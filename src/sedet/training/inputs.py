@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sedet.config import TrainConfig
-from sedet.data.check import header_problems, table_problems
+from sedet.data.check import header_problems, table_problems, without_left_out
 from sedet.data.clean import Problem, clean
 from sedet.data.formats import align_classes, read_table
 from sedet.data.layout import absolute
 from sedet.data.sources import UnlabeledPool, unlabeled_pool
-from sedet.data.split import holdout
+from sedet.data.split import few_to_judge, holdout
 from sedet.data.table import AnnotationTable
 from sedet.errors import ConfigError, DataError
 
@@ -60,9 +60,7 @@ def read_data(config: TrainConfig) -> TrainingData:
     val: AnnotationTable | None = None
     if config.val is not None:
         val, more = clean(read_table(config.val, config.val_images, "val"))
-        # classes that the user left out on purpose need no warning each
-        left_out = set(whole.classes) - set(labeled.classes)
-        val = val.with_classes([name for name in val.classes if name not in left_out])
+        val = without_left_out(val, whole, labeled)
         problems += more
     problems += table_problems(labeled, val, fast=True)
     stop_at_errors(problems)
@@ -76,6 +74,8 @@ def read_data(config: TrainConfig) -> TrainingData:
             f"No --val, and {len(labeled)} labelled images are too few to set some aside: nothing is judged, and the "
             "last teacher is shipped. Give --val to know whether unlabelled images helped."
         )
+    if val is not None and (few := few_to_judge(len(val))) is not None:
+        notes.append(f"{few}.")
     pool = None
     if config.method != "supervised":
         pool = unlabeled_pool(config.unlabeled, labeled, val, config.exclude_labeled)
