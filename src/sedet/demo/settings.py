@@ -13,7 +13,7 @@ from sedet.demo.scenes import DemoData
 AREA_RANGES = (16.0, 48.0)
 """Sides, pixels, that part small from medium and medium from large objects in 128 px scenes."""
 
-TRIALS = {"supervised": 17, "sed": 23}
+TRIALS = {"supervised": 19, "sed": 24}
 """Trainings looked at while the settings were chosen (docs/experiments.md), on other scenes than seeds 1 and 2."""
 
 CEILING_FROM = 1.3
@@ -43,11 +43,11 @@ def demo_config(data: DemoData, seed: int, fast: bool) -> TrainConfig:
         image_size=128,
         batch=8 if not fast else 4,
         ratio=1.0,
-        steps=600 if not fast else 8,
+        steps=560 if not fast else 8,
         burn_in=0.5,
-        eval_every=150 if not fast else 4,
+        eval_every=280 if not fast else 4,
         rate=1.5e-3,
         guard=False,
-        # Small enough that the labels are learnt out by the end of the burn-in, in the minutes there are.
-        model=ModelConfig(neck_channels=64, freeze_stages=3),
+        # Small, on a backbone that stays as it is, so that the labels are learnt out in the minutes there are.
+        model=ModelConfig(neck_channels=64, freeze_stages=4),
     )
