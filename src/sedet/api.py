@@ -12,7 +12,7 @@ from sedet.config import TrainConfig
 from sedet.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sedet.training.run import Outcome
+    from sedet.training.verdict import Outcome
 
 # What may differ when a run is continued: nothing that changes its numbers.
 RESUME_SETTINGS = ("device", "workers", "threads", "cache", "stop")

@@ -23,8 +23,9 @@ from sedet.training import checkpoint as checkpoints
 from sedet.training import run as runs
 from sedet.training.checkpoint import load_checkpoint
 from sedet.training.pictures import Album
-from sedet.training.run import Outcome, make_fabric, train
+from sedet.training.run import make_fabric, train
 from sedet.training.validate import Judge
+from sedet.training.verdict import Outcome
 from tests import tiny
 
 PARTS = ("class", "box", "quality")

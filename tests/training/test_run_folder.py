@@ -190,6 +190,8 @@ def test_its_log_tells_the_plan_and_the_verdict(run: TrainConfig) -> None:
     ):
         assert part in log, part
     assert "Warning" not in log
+    told = "Only 3 images to judge by: scores on so few are inconclusive."
+    assert log.count(told) == 2 and log.index(told) < log.index("Plan") < log.rindex(told)
 
 
 def test_a_finished_run_is_not_trained_again(run: TrainConfig) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import os
 import platform
 import shutil
 import time
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,43 +29,17 @@ from sedet.methods.teacher import EMATeacher
 from sedet.settings import save_config, to_dict
 from sedet.training import plan, probe
 from sedet.training.checkpoint import read_saved
-from sedet.training.inputs import SHOWN, TrainingData, absolute_paths, read_data, same_data
+from sedet.training.inputs import absolute_paths, read_data, same_data
 from sedet.training.loop import BURN_IN_FILE, LAST_FILE, State, Training, restore, train_loop
 from sedet.training.optimizer import build_optimizer
 from sedet.training.pictures import Album
 from sedet.training.runlog import RunLog
 from sedet.training.step import TrainingStep
 from sedet.training.validate import Judge
+from sedet.training.verdict import Outcome, conclude, record_cost, tell, twin_ap
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a training.
-
-    Attributes:
-        run: the run folder.
-        detector: the shipped detector file; None if training was stopped before there was one.
-        labels_alone: AP on val at the end of the burn-in, or None without val.
-        ap: AP on val of the shipped detector, or None.
-        student_ap, teacher_ap: at the last evaluation, or None.
-        step: updates done; finished: whether there is nothing left to do (all of them, or stopped early for good).
-        skipped: images that could not be read.
-        seconds: wall-clock time of this call.
-    """
-
-    run: Path
-    detector: Path | None
-    labels_alone: float | None
-    ap: float | None
-    student_ap: float | None
-    teacher_ap: float | None
-    step: int
-    finished: bool
-    skipped: tuple[str, ...]
-    seconds: float
 
 
 def train(config: TrainConfig, resume: Path | None = None) -> Outcome:
@@ -310,110 +282,3 @@ def facts(config: TrainConfig, state: State, metrics: Metrics | None) -> dict[st
 def versions() -> dict[str, str]:
     names = ("sedet", "torch", "torchvision", "timm", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-def tell(log: RunLog, notes: list[str], data: TrainingData) -> None:
-    """What was done with the data, and its problems: a few on the terminal, all in train.log."""
-    for line in notes:
-        log.say(line)
-    warnings = [p for p in data.problems if p.level == "warning"]
-    for problem in warnings[:SHOWN]:
-        log.say(str(problem))
-    if len(warnings) > SHOWN:
-        log.say(f"warning: {len(warnings) - SHOWN} more like these; {log.out / 'train.log'} and sedet check list them")
-    for problem in [*warnings[SHOWN:], *(p for p in data.problems if p.level == "note")]:
-        log.note(str(problem))
-
-
-def twin_ap(shared: TrainConfig | None, config: TrainConfig) -> float | None:
-    """AP of the supervised twin at its last step, where this run started from the twin's burn-in and it went on."""
-    if shared is None or shared.method != "supervised" or config.method == "supervised" or not config.start:
-        return None
-    try:
-        with (Path(config.start) / "metrics.csv").open(encoding="utf-8", newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row.get("teacher_ap")]
-        return float(rows[-1]["teacher_ap"]) if rows and int(rows[-1]["step"]) == shared.steps else None
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def record_cost(log: RunLog, expected: probe.Expectation | None, seconds: float, memory: int | None) -> None:
-    """Planned and measured cost, side by side in train.log."""
-    used = f"{seconds:.1f} s, {plan.gigabytes(memory)}"
-    if expected is None:
-        log.note(f"Measured: {used}.")
-        return
-    log.note(
-        f"Measured: {used}. Planned: {expected.seconds:.1f} s ({expected.seconds / max(seconds, 1e-9) - 1:+.0%}), "
-        f"{plan.gigabytes(expected.memory)}"
-        + (f" ({expected.memory / memory - 1:+.0%})." if expected.memory and memory else ".")
-    )
-
-
-def conclude(t: Training, out: Path, seconds: float, twin: float | None = None) -> Outcome:
-    """Say what the labels alone gave, what the method made of it, and which detector was shipped.
-
-    Args:
-        seconds: wall-clock time of the call; twin: AP of the supervised twin, if known.
-    """
-    state, schedule = t.state, t.schedule
-    finished = state.ended or state.step >= schedule.steps
-    detector = out / "best.safetensors"
-    shipped = detector.is_file()
-    last: dict[str, Any] = next((row for row in reversed(state.rows) if "teacher_ap" in row), {})
-    teacher, student = last.get("teacher_ap"), last.get("student_ap")
-    guarded = t.config.guard and t.judge is not None
-    ap = (state.best_ap if guarded else teacher) if shipped else None
-    say = t.log.say
-    say("")
-    if finished:
-        say(f"Done: {state.step} steps in {plan.minutes(seconds)}.")
-    else:
-        say(f"Stopped at step {state.step} of {schedule.steps}; go on with --resume {out}")
-    rows: list[tuple[str, float | None, str]] = []
-    sed = t.module.method.uses_unlabeled
-    if sed and schedule.burn_in:
-        rows.append(("labels alone", state.labels_alone, f"end of burn-in, step {schedule.burn_in}"))
-        rows.append(("supervised twin", twin, f"last step of {t.config.start}"))
-    if not sed or state.step > schedule.burn_in:
-        rows.append((f"{t.config.method}, teacher", teacher, f"step {last.get('step')}"))
-        rows.append((f"{t.config.method}, student", student, f"step {last.get('step')}"))
-    for name, value, where in rows:
-        if value is not None:
-            say(f"  {name:<20} AP {value:5.1f}   {where}")
-    if shipped and ap is not None:
-        which = "the last teacher (no --guard)"
-        if guarded:
-            which = f"the best teacher on val, of step {state.best_step}"
-            if sed and schedule.burn_in and state.best_step == schedule.burn_in:
-                which = f"of the labels alone (step {state.best_step}): no later teacher was better"
-        say(f"  {'shipped':<20} AP {ap:5.1f}   {which}")
-        if sed and state.step > schedule.burn_in and twin is not None:
-            gain, best = ap - twin, "; the best of several teachers, chosen on the same images" if guarded else ""
-            say(f"That is {gain:+.1f} AP against the supervised twin at its last step{best}.")
-        elif sed and state.labels_alone is not None and state.step > schedule.burn_in:
-            say(
-                f"Training on after the burn-in brought {ap - state.labels_alone:+.1f} AP. How much of it labels alone "
-                f"would have brought: sedet train --config {out / 'config.yaml'} --method supervised --start {out} "
-                f"--out {out}-supervised"
-            )
-    elif shipped:
-        say("Warning: without val nothing says how good the last teacher is. It is shipped all the same.")
-    if state.skipped:
-        say(f"{len(state.skipped)} images could not be read and were skipped: {', '.join(state.skipped[:5])}")
-    if shipped:
-        say(f"Detector: {detector}")
-        say(f"Try it:   sedet predict {detector} IMAGES --draw")
-    say(f"Run:      {out} (curves.png, pictures/, metrics.csv, train.log)")
-    return Outcome(
-        run=out,
-        detector=detector if shipped else None,
-        labels_alone=state.labels_alone,
-        ap=ap,
-        student_ap=student,
-        teacher_ap=teacher,
-        step=state.step,
-        finished=finished,
-        skipped=tuple(state.skipped),
-        seconds=seconds,
-    )
