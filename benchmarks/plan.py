@@ -52,9 +52,12 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "box-smooth-l1": {"sed.box_loss": "smooth_l1"},
         "weak-view": {"sed.student_view": "weak"},
         "sharper": {"sed.temperature": 0.5},
-        # hard labels with the detector's whole loss, as is usual, and with the terms that SED uses
+        # hard labels with the detector's whole loss, as is usual, and with the class term alone
         **{f"hard-{t}": {**HARD, "sed.threshold": t} for t in THRESHOLDS},
-        **{f"hard-class-{t}": {"sed.targets": "hard", "sed.threshold": t} for t in THRESHOLDS},
+        **{
+            f"hard-class-{t}": {**HARD, "sed.box_weight": 0.0, "sed.quality_weight": 0.0, "sed.threshold": t}
+            for t in THRESHOLDS
+        },
         "no-half-labeled": {"half_size": False},
     },
 }
