@@ -20,10 +20,12 @@ import torch
 
 from benchmarks.provenance import ROOT, provenance, versions
 from benchmarks.rows import write_json
+from sedet.config import TrainConfig
 from sedet.data.batch import pixels
 from sedet.data.formats import read_table
 from sedet.data.views import canvas_side, plain_view, stack_views
 from sedet.demo.settings import AREA_RANGES
+from sedet.detectors.build import Detector
 from sedet.detectors.file import load_detector
 from sedet.detectors.regions import HALF_LEVELS, Detections
 from sedet.evaluation.coco import coco_metrics
@@ -36,13 +38,21 @@ from sedet.training.validate import Judge
 NAMES = ("half", "full", "double", "joined")
 
 
-@torch.inference_mode()
 def look(run: Path) -> dict[str, Any]:
-    """Metrics of the teacher at the end of a run's burn-in, by size."""
+    """Metrics of the teacher at the end of a run's burn-in (or of the one it started from), and of what it shipped."""
     config = load_config(run / "config.yaml")
-    assert config.val is not None and config.image_size
     model = load_detector(run / "best.safetensors").model
-    model.load_state_dict(load_checkpoint(run / "checkpoints" / BURN_IN_FILE)["teacher"])
+    shipped = by_size(model, config)
+    checkpoint = Path(config.start or run) / "checkpoints" / BURN_IN_FILE
+    model.load_state_dict(load_checkpoint(checkpoint)["teacher"])
+    about = {"run": run.name, "seed": config.seed, "burn_in": config.burn_in, "steps": config.steps}
+    return {**about, "end of burn-in": by_size(model, config), "shipped": shipped}
+
+
+@torch.inference_mode()
+def by_size(model: Detector, config: TrainConfig) -> dict[str, Any]:
+    """Metrics on val at each size, and joined."""
+    assert config.val is not None and config.image_size
     model.eval()
     table, size = read_table(config.val, config.val_images, "val"), config.image_size
     judge = Judge(table, size)
@@ -70,7 +80,7 @@ def look(run: Path) -> dict[str, Any]:
         m = coco_metrics(table, found[name], area_ranges=AREA_RANGES)
         keys = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
         result[name] = {key: round(float(getattr(m, key)), 1) for key in keys}
-    return {"run": run.name, "seed": config.seed, "burn_in": config.burn_in, "steps": config.steps, "ap": result}
+    return result
 
 
 def main() -> None:
