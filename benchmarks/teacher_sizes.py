@@ -22,7 +22,7 @@ from benchmarks.provenance import ROOT, provenance, versions
 from benchmarks.rows import write_json
 from sedet.config import TrainConfig
 from sedet.data.batch import pixels
-from sedet.data.formats import read_table
+from sedet.data.formats import align_classes, read_table
 from sedet.data.views import canvas_side, plain_view, stack_views
 from sedet.demo.settings import AREA_RANGES
 from sedet.detectors.build import Detector
@@ -41,20 +41,21 @@ NAMES = ("half", "full", "double", "joined")
 def look(run: Path) -> dict[str, Any]:
     """Metrics of the teacher at the end of a run's burn-in (or of the one it started from), and of what it shipped."""
     config = load_config(run / "config.yaml")
-    model = load_detector(run / "best.safetensors").model
-    shipped = by_size(model, config)
+    loaded = load_detector(run / "best.safetensors")
+    model = loaded.model
+    shipped = by_size(model, loaded.classes, config)
     checkpoint = Path(config.start or run) / "checkpoints" / BURN_IN_FILE
     model.load_state_dict(load_checkpoint(checkpoint)["teacher"])
     about = {"run": run.name, "seed": config.seed, "burn_in": config.burn_in, "steps": config.steps}
-    return {**about, "end of burn-in": by_size(model, config), "shipped": shipped}
+    return {**about, "end of burn-in": by_size(model, loaded.classes, config), "shipped": shipped}
 
 
 @torch.inference_mode()
-def by_size(model: Detector, config: TrainConfig) -> dict[str, Any]:
+def by_size(model: Detector, classes: tuple[str, ...], config: TrainConfig) -> dict[str, Any]:
     """Metrics on val at each size, and joined."""
     assert config.val is not None and config.image_size
     model.eval()
-    table, size = read_table(config.val, config.val_images, "val"), config.image_size
+    table, size = align_classes(read_table(config.val, config.val_images, "val"), classes), config.image_size
     judge = Judge(table, size)
     found: dict[str, list[Detections]] = {name: [] for name in NAMES}
     for start in range(0, len(table), 16):
