@@ -59,7 +59,9 @@ def by_size(model: Detector, classes: tuple[str, ...], config: TrainConfig) -> d
     judge = Judge(table, size)
     found: dict[str, list[Detections]] = {name: [] for name in NAMES}
     for start in range(0, len(table), 16):
-        images = [image for i in range(start, min(start + 16, len(table))) if (image := judge._image(i)) is not None]
+        read = [(table.images[i], judge._image(i)) for i in range(start, min(start + 16, len(table)))]
+        images = [image for _, image in read if image is not None]
+        assert len(images) == len(read), "an image cannot be read"
         views = [plain_view(image, size) for image in images]
         stacked, content = stack_views(views, canvas_side(size))
         twice = stack_views([plain_view(image, 2 * size) for image in images], 2 * canvas_side(size))[0]
@@ -74,8 +76,8 @@ def by_size(model: Detector, classes: tuple[str, ...], config: TrainConfig) -> d
             ("joined", joined, 1.0),
         ):
             inside = (content * scale).long()
-            for one, view in zip(model.detect(regions, inside), views, strict=True):
-                found[name].append(replace(one, boxes=one.boxes / (scale * float(view.matrix[0, 0]))))
+            for one, view, (entry, _) in zip(model.detect(regions, inside), views, read, strict=True):
+                found[name].append(replace(one, boxes=one.boxes * (entry.width / (scale * view.width))))
     result: dict[str, Any] = {}
     for name in NAMES:
         m = coco_metrics(table, found[name], area_ranges=AREA_RANGES)
