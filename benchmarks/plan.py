@@ -48,8 +48,9 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "reweight-none": {"sed.reweight": "none"},
         "no-reweight": {"sed.reweight": "none", "sed.normalizer": "count"},  # a plain mean over all regions
         "gamma-2": {"sed.gamma": 2.0, "sed.class_weight": 2.0},
-        "no-box": {"sed.box_weight": 0.0, "sed.quality_weight": 0.0},
-        "box-smooth-l1": {"sed.box_loss": "smooth_l1"},
+        "box": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0},
+        "box-one-size": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0, "sed.three_sizes": False},
+        "box-smooth-l1": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0, "sed.box_loss": "smooth_l1"},
         "weak-view": {"sed.student_view": "weak"},
         "sharper": {"sed.temperature": 0.5},
         # hard labels with the detector's whole loss, as is usual, and with the class term alone
@@ -64,7 +65,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 """Settings of each variant over those of its method. ``length`` multiplies the updates after the burn-in;
 ``wallclock`` takes as many as SED's time allows."""
 
-ALGORITHM = 2
+ALGORITHM = 3
 """Counts changes of SED's code that change its results without a setting; part of each configuration's name."""
 TRAINING = 2
 """The same for what all methods share: detector, views, schedule."""

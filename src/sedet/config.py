@@ -79,10 +79,10 @@ class SEDConfig:
     """lambda_s: weight of the half-size view's loss beside the full view's."""
     class_weight: float = 1.0
     """Weight of the class term."""
-    box_weight: float = 1.0
-    """Weight of the box term."""
-    quality_weight: float = 1.0
-    """Weight of the quality (centerness) term, for detectors that have one."""
+    box_weight: float = 0.0
+    """Weight of the box term. 1 gains where the teacher's boxes are better than the student's, and harms elsewhere."""
+    quality_weight: float = 0.0
+    """Weight of the quality (centerness) term, for detectors that have one; it belongs to the boxes."""
     targets: Literal["soft", "hard"] = "soft"
     """soft: self-distillation. hard: the teacher's boxes above a threshold as labels (the ablation)."""
     threshold: float = 0.7

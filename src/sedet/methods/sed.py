@@ -10,7 +10,7 @@ Paper: Guo, Mu, Chen, Wang, Yu, Luo, "Scale-Equivalent Distillation for Semi-Sup
 Everything else here - the pairing of levels, every formula, normaliser, weight and schedule - is our design:
 
   teacher (EMA)  <-  weak view            p_T, b_T, q_T at every region r, detached, no threshold, no NMS
-                     weak view, double    joined with them: the teacher sees small objects better there
+                     weak view, double    joined with them on the lowest level, half on all others
   student        <-  strong view          L_distill           (or the weak view, student_view)
   student        <-  strong view, half    L_scale: level P_l of the full view against P_{l-1} of the half view, which
                                           have the same grid; boxes of the half view are doubled
@@ -18,7 +18,7 @@ Everything else here - the pairing of levels, every formula, normaliser, weight 
   L_cls  = sum_r m_r sum_c w_rc KL(p_T,rc || p_S,rc) / N        w_rc = |p_T - p_S|^gamma (or another, see class_weights)
   L_qual = sum_r m_r v_r KL(q_T || q_S) / V                     v_r = (max_c p_T)^2
   L_box  = sum_r m_r v_r BoxLoss(b_T, b_S) / V                  V = max(1, sum_r m_r v_r), N = V by default
-  total  = L_sup + lambda_u(t) (L_distill + lambda_s L_scale)
+  total  = L_sup + lambda_u(t) (L_distill + lambda_s L_scale)      each L: L_cls, and at choice L_box, L_qual
 
 m_r is 0 in padding, where the region's centre is erased, and where the teacher's box is erased beyond the limit:
 there the student cannot see what the teacher saw, and the discrepancy weight would be at its largest.
@@ -137,8 +137,7 @@ def join_sizes(full: Regions, double: Regions, half: Regions) -> Regions:
         double: of the same view at double size and the same levels.
         half: of the same view at half size, levels P2..P6.
     """
-    other = half.images(slice(None))
-    logits, boxes, quality = other.logits.clone(), other.boxes * 2, other.quality
+    logits, boxes, quality = half.logits.clone(), half.boxes * 2, half.quality
     quality = None if quality is None else quality.clone()
     stride = full.strides.min()
     here = (full.strides == stride).nonzero().squeeze(1)
