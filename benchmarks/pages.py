@@ -25,9 +25,16 @@ from benchmarks.tables import (
 )
 
 
-def fill_pages(readme: Path, experiments: Path, results: Sequence[dict[str, Any]], comparisons: Sequence[Any]) -> None:
+def fill_pages(
+    readme: Path,
+    experiments: Path,
+    results: Sequence[dict[str, Any]],
+    comparisons: Sequence[Any],
+    suite: dict[str, Any] | None = None,
+) -> None:
     """Fill the marks of both pages; a page that is not there is left out."""
-    for page, parts in ((readme, readme_parts(results, comparisons)), (experiments, experiments_part(results))):
+    on_readme = readme_parts(results, comparisons) | suite_part(suite)
+    for page, parts in ((readme, on_readme), (experiments, experiments_part(results))):
         if page.is_file():
             write_if_changed(page, fill(page.read_text(encoding="utf-8"), parts))
 
@@ -71,6 +78,15 @@ def readme_parts(results: Sequence[dict[str, Any]], comparisons: Sequence[Any]) 
         headings = ["labelled", "judged on", "labels alone", "SED", "gain [95 %]", "all labels", "of the gap", ""]
         parts["results-table"] = "AP of detectors, COCO's measure:\n\n" + table(headings, lines).rstrip()
     return parts
+
+
+def suite_part(suite: dict[str, Any] | None) -> dict[str, str]:
+    """What a newcomer may expect of the test suite."""
+    if suite is None:
+        return {}
+    passed = suite["tests"] - suite["failures"] - suite["errors"] - suite["skipped"]
+    minutes, cores = max(1, round(suite["seconds"] / 60)), suite["machine"]["cores"]
+    return {"test-time": f"It holds {passed:,} tests and takes about {minutes} minutes on {cores} cores."}
 
 
 def demo_seconds(rows: Sequence[Row], group: dict[str, Any]) -> float | None:

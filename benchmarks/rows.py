@@ -19,6 +19,7 @@ from sedet.errors import ConfigError
 RESULTS = Path(__file__).resolve().parent / "results"
 OPENINGS = "val_openings.json"
 COMPARISONS = "comparisons.json"
+SUITE = "suite.json"
 
 Row = dict[str, Any]
 
@@ -52,7 +53,7 @@ def load_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
     """All results of clean trees, sorted by file name."""
     results = []
     for path in sorted(folder.glob("*.json")):
-        if path.name in (OPENINGS, COMPARISONS):
+        if path.name in (OPENINGS, COMPARISONS, SUITE):
             continue
         result = read_result(path)
         if result is not None and not result["rows"][0]["commit"].endswith("-dirty"):
@@ -81,6 +82,13 @@ def best_variant(rows: Sequence[Row], **cell: Any) -> str | None:
         for variant in sorted({row["variant"] for row in found})
     }
     return max(means, key=lambda v: (means[v], v == "default"), default=None)
+
+
+def load_suite(folder: Path = RESULTS) -> dict[str, Any] | None:
+    """What benchmarks/suite.py measured; None if it was not run, or on a tree that was not as committed."""
+    path = folder / SUITE
+    found = dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    return None if found is None or str(found["commit"]).endswith("-dirty") else found
 
 
 # --- openings of val ----------------------------------------------------------------------------------------
