@@ -426,21 +426,20 @@ def test_a_full_disk_names_the_picture_and_leaves_the_folder_as_it_was(
 ) -> None:
     for i in range(3):
         save(tmp_path / "in" / f"{i}.png")
-    honest = Path.write_bytes
+    honest = Path.replace
     out = tmp_path / "out"
 
-    def full(path: Path, content: bytes) -> int:
-        if path.parent.name == "pictures" and any(path.parent.iterdir()):
-            honest(path, content[:100])
+    def full(path: Path, target: Path) -> Path:
+        if target.parent.name == "pictures" and any(target.parent.glob("*.jpg")):
             raise OSError(28, "No space left on device")
-        return honest(path, content)
+        return honest(path, target)
 
     def predict() -> None:
         formats = ("jsonl", "csv", "coco", "yolo")
         predict_sources("d", [str(tmp_path / "in")], out, format=formats, draw=True, batch=1, device="cpu")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(Path, "replace", full)
         with pytest.raises(OSError, match="No space") as caught:
             predict()
     assert caught.value.filename == str(out / "pictures" / "1.jpg")
