@@ -486,9 +486,9 @@ def test_voc_tells_every_malformed_object(tmp_path: Path) -> None:
 def test_voc_a_path_of_another_machine(tmp_path: Path) -> None:
     voc(tmp_path, {})
     write(tmp_path / "Annotations" / "im0.xml", voc_xml("C:/Users/me/im0.jpg", []))
-    write(tmp_path / "Annotations" / "im1.xml", voc_xml("/home/me/im1.jpg", []))
+    write(tmp_path / "Annotations" / "im1.xml", voc_xml("/data/photos/im1.jpg", []))
     assert [e.name for e in read_table(tmp_path).images[:2]] == ["JPEGImages/im0.jpg", "JPEGImages/im1.jpg"]
-    write(tmp_path / "Annotations" / "other.xml", voc_xml("/home/me/other.jpg", []))
+    write(tmp_path / "Annotations" / "other.xml", voc_xml("/data/photos/other.jpg", []))
     fails("leads out of the data folder", tmp_path)
 
 
