@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from benchmarks.plan import Cell
 from sedet.data.write import write_text
 from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError
+from sedet.files import write_atomically
 
 RESULTS = Path(__file__).resolve().parent / "results"
 OPENINGS = "val_openings.json"
@@ -114,17 +116,15 @@ def detections_file(work: Path, cell: Cell, config_id: str, teacher: bool) -> Pa
 
 def save_detections(path: Path, detections: Sequence[Detections]) -> None:
     """Boxes, scores and labels of every image, one after the other, compressed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
-        np.savez_compressed(
-            file,
-            counts=np.array([len(d) for d in detections], dtype=np.int32),
-            boxes=torch.cat([d.boxes for d in detections]).numpy().astype(np.float32),
-            scores=torch.cat([d.scores for d in detections]).numpy().astype(np.float32),
-            labels=torch.cat([d.labels for d in detections]).numpy().astype(np.int16),
-        )
-    temporary.replace(path)
+    data = io.BytesIO()
+    np.savez_compressed(
+        data,
+        counts=np.array([len(d) for d in detections], dtype=np.int32),
+        boxes=torch.cat([d.boxes for d in detections]).numpy().astype(np.float32),
+        scores=torch.cat([d.scores for d in detections]).numpy().astype(np.float32),
+        labels=torch.cat([d.labels for d in detections]).numpy().astype(np.int16),
+    )
+    write_atomically(path, data.getvalue())
 
 
 def load_detections(path: Path) -> list[Detections]:

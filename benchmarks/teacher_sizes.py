@@ -23,6 +23,7 @@ from benchmarks.rows import write_json
 from sedet.config import TrainConfig
 from sedet.data.batch import pixels
 from sedet.data.formats import align_classes, read_table
+from sedet.data.images import read_image
 from sedet.data.views import canvas_side, plain_view, stack_views
 from sedet.demo.settings import AREA_RANGES
 from sedet.detectors.build import Detector
@@ -33,7 +34,6 @@ from sedet.methods.sed import join_sizes
 from sedet.settings import load_config
 from sedet.training.checkpoint import load_checkpoint
 from sedet.training.loop import BURN_IN_FILE
-from sedet.training.validate import Judge
 
 NAMES = ("half", "full", "double", "joined")
 
@@ -56,12 +56,10 @@ def by_size(model: Detector, classes: tuple[str, ...], config: TrainConfig) -> d
     assert config.val is not None and config.image_size
     model.eval()
     table, size = align_classes(read_table(config.val, config.val_images, "val"), classes), config.image_size
-    judge = Judge(table, size)
     found: dict[str, list[Detections]] = {name: [] for name in NAMES}
     for start in range(0, len(table), 16):
-        read = [(table.images[i], judge._image(i)) for i in range(start, min(start + 16, len(table)))]
-        images = [image for _, image in read if image is not None]
-        assert len(images) == len(read), "an image cannot be read"
+        entries = table.images[start : start + 16]
+        images = [read_image(entry.path, use_exif=entry.use_exif, max_side=2 * size) for entry in entries]
         views = [plain_view(image, size) for image in images]
         stacked, content = stack_views(views, canvas_side(size))
         twice = stack_views([plain_view(image, 2 * size) for image in images], 2 * canvas_side(size))[0]
@@ -76,7 +74,7 @@ def by_size(model: Detector, classes: tuple[str, ...], config: TrainConfig) -> d
             ("joined", joined, 1.0),
         ):
             inside = (content * scale).long()
-            for one, view, (entry, _) in zip(model.detect(regions, inside), views, read, strict=True):
+            for one, view, entry in zip(model.detect(regions, inside), views, entries, strict=True):
                 found[name].append(replace(one, boxes=one.boxes * (entry.width / (scale * view.width))))
     result: dict[str, Any] = {}
     for name in NAMES:

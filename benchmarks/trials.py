@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import yaml
 
+from benchmarks.rows import write_json
 from sedet.config import TrainConfig
 from sedet.settings import to_dict
 from sedet.training.run import versions
@@ -84,9 +87,7 @@ def main() -> None:
         "device": f"cpu ({platform.machine()}, {os.cpu_count()} cores)",
         "trials": trials,
     }
-    path = HERE / "trials" / f"{options.name}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    write_json(HERE / "trials" / f"{options.name}.json", record)
     print(markdown(trials))
 
 

@@ -12,12 +12,13 @@ import os
 import shutil
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from sedet.errors import ConfigError
+from sedet.files import naming, write_atomically
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,11 +66,11 @@ class _Stream:
         self.file: IO[str] = self._temporary.open("w", encoding="utf-8", errors="backslashreplace", newline=newline)
 
     def write(self, text: str) -> None:
-        with _naming(self.path):
+        with naming(self.path):
             self.file.write(text)
 
     def finish(self) -> Path:
-        with _naming(self.path):
+        with naming(self.path):
             self.file.flush()
             os.fsync(self.file.fileno())
             self.file.close()
@@ -196,7 +197,7 @@ class Pictures:
     def add(self, item: Item, picture: Image.Image) -> None:
         encoded = io.BytesIO()  # written to a file, Pillow does not tell of a full disk
         picture.save(encoded, format="JPEG", quality=90, subsampling=0)
-        _write(self.folder / f"{item.stem}.jpg", encoded.getvalue())
+        write_atomically(self.folder / f"{item.stem}.jpg", encoded.getvalue(), durable=False)
 
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -258,28 +259,7 @@ def output_names(paths: Sequence[Path]) -> list[tuple[str, str]]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file whole or not at all, with the folders above it."""
-    _write(path, text.encode("utf-8", "backslashreplace"))
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.part")  # short: the name itself may be as long as a name can be
-    try:
-        with _naming(path):
-            temporary.write_bytes(content)
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Errors of the system name the file, which it does not tell of a full disk."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = str(path)
-        raise
+    write_atomically(path, text.encode("utf-8", "backslashreplace"), durable=False)
 
 
 def check_new(path: Path) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
 
 from sedet.config import TrainConfig
 from sedet.errors import ConfigError
+from sedet.files import write_atomically
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -342,14 +343,8 @@ def _key_lines(node: Any, path: Path, prefix: str = "") -> dict[str, int]:
 
 def save_config(config: TrainConfig, path: Path | str) -> None:
     """Write every setting, with what it means, as YAML that ``--config`` reads. Atomic: never half a file."""
-    path = Path(path)
     header = "# Settings of a sedet training. To run it again: sedet train --config THIS_FILE --out NEW_FOLDER\n"
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(header + "\n".join(_yaml_lines(config)) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(Path(path), (header + "\n".join(_yaml_lines(config)) + "\n").encode())
 
 
 def _yaml_lines(config: DataclassInstance, indent: str = "") -> Iterator[str]:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from sedet.detectors.file import write_atomically
 from sedet.errors import CheckpointError, TrainingError
+from sedet.files import write_atomically
 from sedet.training import checkpoint
 from sedet.training.checkpoint import load_checkpoint, save_checkpoint
 

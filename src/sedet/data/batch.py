@@ -49,8 +49,9 @@ class Batch:
         targets: one an image, in the full view's pixels; None for unlabelled images.
         names: the images' names, for messages.
         skipped: names of images that could not be read and were replaced by others.
-        weak_half: uint8 [batch, 3, side / 2, side / 2], the weak view at exactly half size, or None as it is.
-        weak_double: uint8 [batch, 3, 2 * side, 2 * side], the weak view at double size, or None.
+        weak_half: uint8 [batch, 3, side / 2, side / 2], the weak view at exactly half size; None where ``weak`` is.
+        weak_double: uint8 [batch, 3, 2 * side, 2 * side], the weak view at double size; None where it is not
+            asked for (``StepData``'s ``three_sizes``) and for labelled images.
     """
 
     strong: Tensor

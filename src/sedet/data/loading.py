@@ -84,7 +84,8 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         batch, unlabeled_batch: images of each kind in a micro-step, over all processes.
         image_size: long side of a view at zoom 1, pixels.
         unlabeled_from: first micro-step with unlabelled images.
-        three_sizes: unlabelled images come with the weak view at double size, too.
+        three_sizes: whether unlabelled batches hold ``weak_double`` as well, for a teacher that looks at half, full
+            and double size.
     """
 
     def __init__(

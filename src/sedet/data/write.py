@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from sedet.data.table import AnnotationTable, ImageEntry
 from sedet.errors import DataError
+from sedet.files import write_atomically
 
 
 def write_coco(table: AnnotationTable, path: Path) -> None:
@@ -61,7 +60,7 @@ def _image(entry: ImageEntry) -> dict[str, Any]:
 
 
 def write_text(path: Path, text: str, errors: str = "backslashreplace") -> None:
-    """Write a text file whole or not at all: to a temporary file beside it, then renamed.
+    """Write a text file whole or not at all.
 
     Args:
         errors: what becomes of bytes in file names that are no UTF-8: escaped, or (surrogateescape) kept.
@@ -69,19 +68,9 @@ def write_text(path: Path, text: str, errors: str = "backslashreplace") -> None:
     Raises:
         DataError: it cannot be written (no such folder, no permission, full disk).
     """
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8", errors=errors) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        write_atomically(path, text.encode("utf-8", errors))
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise DataError(
             f"cannot be written ({error.strerror})",
             path,

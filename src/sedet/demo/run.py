@@ -24,8 +24,9 @@ from sedet.data.table import AnnotationTable
 from sedet.demo.scenes import DemoData, draw_scenes
 from sedet.demo.settings import AREA_RANGES, CEILING_FROM, SCENES, TRIALS, demo_config
 from sedet.detectors.build import Detector
-from sedet.detectors.file import load_detector, write_atomically
+from sedet.detectors.file import load_detector
 from sedet.evaluation.coco import Metrics
+from sedet.files import write_atomically
 from sedet.outputs import check_new
 from sedet.reporting.draw import draw_boxes, grid
 from sedet.training.checkpoint import load_checkpoint

@@ -1,6 +1,6 @@
 """The demo's fixed settings: the scenes, and the one recipe for the twin and SED.
 
-The scenes were fixed before SED was tuned; the rate is the twin's best (docs/experiments.md).
+The scenes were fixed before SED was tuned; the rate was chosen on supervised trials only (docs/experiments.md).
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import save
 
 from sedet.detectors.build import Detector, rebuild_detector
 from sedet.errors import CheckpointError
+from sedet.files import write_atomically
 
 FORMAT = 1
 """Version of the metadata. Files of a newer version are refused."""
@@ -98,24 +98,3 @@ def load_detector(path: Path | str, device: torch.device | str = "cpu") -> Loade
     model.requires_grad_(False)
     model.eval().to(device)
     return LoadedDetector(model, classes, image_size, facts)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write to a temporary file beside ``path``, flush it to disk, and move it into place.
-
-    Raises:
-        OSError: it cannot be written; ``filename`` is ``path``, which the system does not tell of a full disk.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        error.filename = str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from sedet.detectors.file import write_atomically
 from sedet.errors import CheckpointError, TrainingError
+from sedet.files import write_atomically
 
 FORMAT = 1
 STATE = {"step": int, "sums": dict, "summed": int, "rows": list, "best_step": int, "since_best": int, "skipped": list}

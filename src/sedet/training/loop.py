@@ -127,7 +127,6 @@ def train_loop(t: Training) -> None:
             labeled, unlabeled = next(batches)
             note_skipped(t, [*labeled.skipped, *(unlabeled.skipped if unlabeled else ())])
             names = labeled.names + (unlabeled.names if unlabeled else ())
-            failed: BaseException | None = None
             try:
                 with t.fabric.no_backward_sync(t.module, enabled=part < micro - 1):
                     device = t.fabric.device
@@ -139,10 +138,8 @@ def train_loop(t: Training) -> None:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                failed = error
-            if failed is not None:
-                losses = stacked = None  # type: ignore[assignment]  # else the failed step would stay in memory
-                raise out_of_memory_error(t.module, labeled, unlabeled, progress, config, device, failed)
+                losses = stacked = None  # else the failed step would stay in memory
+                raise out_of_memory_error(t.module, labeled, unlabeled, progress, config, device, error) from error
             for key, value in values.items():
                 state.sums[key] = state.sums.get(key, 0.0) + value / micro
         largest = config.clip or math.inf

@@ -29,15 +29,14 @@ def out_of_memory_error(
     progress: Progress,
     config: TrainConfig,
     device: torch.device,
-    failed: BaseException | None = None,
+    failed: BaseException,
 ) -> TrainingError:
     """Try the step with ever smaller parts of the batch; the error names the largest that fits.
 
     Args:
         failed: the error that was raised; what its frames hold in memory is let go.
     """
-    if failed is not None and failed.__traceback__ is not None:
-        traceback.clear_frames(failed.__traceback__)
+    traceback.clear_frames(failed.__traceback__)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # trying again would wait for the other processes
         return TrainingError(

@@ -21,9 +21,10 @@ from sedet.data.batch import Batch, pixels
 from sedet.data.images import read_image
 from sedet.data.table import AnnotationTable
 from sedet.detectors.build import Detector
-from sedet.detectors.file import load_detector, write_atomically
+from sedet.detectors.file import load_detector
 from sedet.detectors.inference import detect
 from sedet.errors import ImageError
+from sedet.files import write_atomically
 from sedet.reporting.draw import draw_boxes, grid
 
 if TYPE_CHECKING:

@@ -157,8 +157,6 @@ def _seconds(work: Work, start: int, stop: int, repeats: int) -> tuple[float, in
 
 def _micro_step(work: Work, module: TrainingStep, labeled: Batch, unlabeled: Batch | None, progress: Progress) -> None:
     device = work.fabric.device
-    failed: BaseException | None = None
-    losses = stacked = None
     try:
         with work.fabric.autocast():
             losses = module(labeled.to(device), unlabeled.to(device) if unlabeled else None, progress)
@@ -168,10 +166,8 @@ def _micro_step(work: Work, module: TrainingStep, labeled: Batch, unlabeled: Bat
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        failed = error
-    if failed is not None:
         losses = stacked = None  # else the failed step would stay in memory
-        raise out_of_memory_error(module, labeled, unlabeled, progress, work.config, device, failed)
+        raise out_of_memory_error(module, labeled, unlabeled, progress, work.config, device, error) from error
 
 
 def _evaluations(judge: Judge, model: Detector, count: int, fabric: Fabric) -> float:

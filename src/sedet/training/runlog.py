@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from sedet.detectors.file import write_atomically
+from sedet.files import write_atomically
 from sedet.text import printable
 
 if TYPE_CHECKING:
