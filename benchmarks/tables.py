@@ -331,7 +331,8 @@ def provenance_table(rows: Sequence[Row]) -> str:
     lines = []
     order = (*GROUP, "method", "variant", "fold", "seed")
     for row in sorted(select(rows, teacher=True), key=lambda r: tuple(str(r[k]) for k in order)):
-        machine = row["machine"].get("gpu") or f"{row['machine']['processor']}, {row['machine']['threads']} threads"
+        threads = "1 thread" if row["machine"]["threads"] == 1 else f"{row['machine']['threads']} threads"
+        machine = row["machine"].get("gpu") or f"{row['machine']['processor']}, {threads}"
         lines.append(
             [
                 f"{row['dataset']} {row['percent']:g} % {row['recipe']} {row['split']}",
