@@ -1,0 +1,115 @@
+"""Comparisons, tables and pages: what is worked out from rows, and how it is told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.compare import identity, joint_bootstrap, load_comparisons
+from benchmarks.pages import fill, readme_parts
+from benchmarks.rows import RESULTS, best_variant, load_detections, load_results, read_openings, save_detections
+from benchmarks.tables import render
+from sedet.evaluation.bootstrap import paired_bootstrap
+from tests.evaluation.cases import random_case
+
+from .cells import COMMIT, ROOT
+
+
+def test_detections_come_back_as_they_were(tmp_path: Path) -> None:
+    _, detections = random_case(3)
+    save_detections(tmp_path / "d.npz", detections)
+    for a, b in zip(detections, load_detections(tmp_path / "d.npz"), strict=True):
+        assert torch.equal(a.boxes, b.boxes) and torch.equal(a.scores, b.scores) and torch.equal(a.labels, b.labels)
+
+
+def test_joint_bootstrap_of_one_pair_is_the_paired_one() -> None:
+    table, first = random_case(0)
+    second = [replace(d, boxes=d.boxes + 3) for d in first]
+    expected = paired_bootstrap(table, first, second, draws=50)
+    found = joint_bootstrap([(table, first, second)], draws=50)
+    assert found is not None and [found[k] for k in ("difference", "low", "high")] == [round(v, 3) for v in expected]
+    twice = joint_bootstrap([(table, first, second), (table, second, first)], draws=50)
+    assert twice is not None and twice["difference"] == pytest.approx(0) and twice["low"] == pytest.approx(0, abs=1e-9)
+
+
+def row(ap: float, **changes: Any) -> dict[str, Any]:
+    usual = {
+        "dataset": "coco-people", "percent": 10.0, "fold": 1, "seed": 0, "recipe": "cpu", "split": "dev",
+        "method": "supervised", "variant": "default", "teacher": True, "trial": False, "trials": 2,
+        "ap50": 2 * ap, "ap75": ap, "ap_small": ap / 2, "ap_medium": ap, "ap_large": None,
+        "labeled_images": 170, "unlabeled_images": 1700, "steps": 100, "burn_in_steps": 30, "image_size": 192,
+        "backbone": "b", "burn_in_ap": 5.0, "seconds": 900.0, "burn_in_seconds": 300.0, "device": "cpu",
+        "machine": {"processor": "p", "cores": 2, "threads": 2}, "commit": COMMIT, "versions": {"torch": "2"},
+        "per_class": {"cat": {"ap": ap, "ap50": ap, "boxes": 9}}, "config_id": "c0ffee", "time": "2030-01-01T00:00:00Z",
+    }  # fmt: skip
+    return {**usual, "ap": ap, **changes}
+
+
+def result(ap: float, **changes: Any) -> dict[str, Any]:
+    teacher = row(ap, **changes)
+    curve = [{"step": s, "teacher_ap": ap, "student_ap": ap - 1} for s in (50, 100)]
+    return {"rows": [teacher, {**teacher, "teacher": False, "ap": ap - 1}], "curve": curve, "settings": {}}
+
+
+def test_gains_count_over_the_best_twin_on_dev() -> None:
+    results = [result(10), result(12, variant="2x"), result(30, percent=100.0), result(18, method="sed")]
+    results += [result(40, variant="mine", trial=True)]
+    assert best_variant([r["rows"][0] for r in results], dataset="coco-people", percent=10.0) != "mine"
+    text = render(results, [], [])
+    assert "AP +6.0" in text and "33 %" in text and "One seed, not conclusive" in text
+    assert "2 times the updates (best on dev)" in text
+
+    # chosen on dev, also where val would choose another
+    on_val = [result(20, split="val"), result(11, variant="2x", split="val"), result(21, method="sed", split="val")]
+    text = render(results + on_val, [], [])
+    assert "judged on val" in text and "AP +10.0" in text
+
+
+def test_several_seeds_give_mean_and_spread() -> None:
+    results = [result(10 + s, seed=s) for s in range(3)] + [result(14 + 2 * s, seed=s, method="sed") for s in range(3)]
+    results += [result(90, seed=9, method="sed")]  # without its twin it counts for no gain
+    text = render(results, [], [])
+    assert "+5.0 ± 1.0" in text and "Ahead in 3 of 3 runs (+4.0, +5.0, +6.0)" in text and "not conclusive" not in text
+
+
+def test_intervals_and_openings_are_shown() -> None:
+    group = {"dataset": "coco-people", "percent": 10.0, "recipe": "cpu", "split": "dev"}
+    values = {m: {"difference": 4, "low": 1.26, "high": 6.5, "each": [4]} for m in ("ap", "ap50")}
+    sides = [result(10)["rows"][0]], [result(14, method="sed")["rows"][0]]
+    made = {**identity(*sides), "metrics": values}
+    assert made["first"] == ["supervised", "default"] and all(made[key] == value for key, value in group.items())
+    opening = {"cell": "x", "config_id": "y", "commit": COMMIT, "time": "2030-01-01T00:00:00Z", "reason": "the table"}
+    text = render([result(10), result(14, method="sed")], [made], [opening])
+    assert "[+1.3, +6.5]" in text and "the table" in text
+    # rows measured anew, and further seeds, are not those it was worked out from
+    anew = [result(10), result(14, method="sed", config_id="other")]
+    more = [result(10), result(14, method="sed"), result(11, seed=1), result(13, method="sed", seed=1)]
+    for results in (anew, more):
+        assert "+6.5" not in render(results, [made], [])
+    assert "No rows yet" in render([], [], [])
+
+
+def test_marks_are_filled_once_and_again() -> None:
+    page = "a <!-- generated: time --> b\n\n<!-- generated: table -->\n\nend\n"
+    once = fill(page, {"time": "5 min", "table": "| x |", "absent": "y"})
+    assert "a <!-- generated: time --> 5 min <!-- end: time --> b" in once and "\n\n| x |\n\n" in once
+    assert fill(once, {"time": "5 min", "table": "| x |"}) == once
+    assert "6 min" in fill(once, {"time": "6 min"}) and "5 min" not in fill(once, {"time": "6 min"})
+    parts = readme_parts([result(10), result(14, method="sed")], [])
+    assert "one seed, not conclusive" in parts["results-table"] and "+4.0" in parts["results-table"]
+
+
+def test_rows_of_a_dirty_tree_are_not_for_tables(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(result(10, commit=f"{COMMIT}-dirty")))
+    assert load_results(tmp_path) == []
+
+
+@pytest.mark.skipif(not list(RESULTS.glob("*.json")), reason="no results yet")
+def test_the_results_page_is_up_to_date() -> None:
+    text = render(load_results(), load_comparisons(), read_openings())
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == text, "run: python benchmarks/tables.py"
