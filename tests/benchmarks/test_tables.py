@@ -11,8 +11,17 @@ import pytest
 import torch
 
 from benchmarks.compare import identity, joint_bootstrap, load_comparisons
-from benchmarks.pages import fill, readme_parts
-from benchmarks.rows import RESULTS, best_variant, load_detections, load_results, read_openings, save_detections
+from benchmarks.pages import fill, readme_parts, suite_part
+from benchmarks.rows import (
+    RESULTS,
+    SUITE,
+    best_variant,
+    load_detections,
+    load_results,
+    load_suite,
+    read_openings,
+    save_detections,
+)
 from benchmarks.tables import render
 from sedet.evaluation.bootstrap import paired_bootstrap
 from tests.evaluation.cases import random_case
@@ -113,3 +122,16 @@ def test_rows_of_a_dirty_tree_are_not_for_tables(tmp_path: Path) -> None:
 def test_the_results_page_is_up_to_date() -> None:
     text = render(load_results(), load_comparisons(), read_openings())
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == text, "run: python benchmarks/tables.py"
+
+
+def test_what_readme_says_of_the_test_suite() -> None:
+    suite = {"tests": 1010, "failures": 1, "errors": 2, "skipped": 7, "seconds": 290.0, "machine": {"cores": 2}}
+    assert suite_part(suite)["test-time"] == "It holds 1,000 tests and takes about 5 minutes on 2 cores."
+    assert suite_part(None) == {}
+
+
+def test_a_suite_measured_on_a_changed_tree_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / SUITE).write_text(json.dumps({"commit": f"{COMMIT}-dirty"}))
+    assert load_suite(tmp_path) is None and load_results(tmp_path) == []
+    (tmp_path / SUITE).write_text(json.dumps({"commit": COMMIT}))
+    assert load_suite(tmp_path) == {"commit": COMMIT}
