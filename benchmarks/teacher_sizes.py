@@ -2,7 +2,7 @@
 
     python benchmarks/teacher_sizes.py RUN... --out benchmarks/trials/teacher-sizes.json
 
-A look behind the method (``sedet.methods.sed.join_sizes``), not a result: no detector is shipped that way.
+A look behind the method (``sedet.methods.join.join_sizes``), not a result: no detector is shipped that way.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sedet.detectors.build import Detector
 from sedet.detectors.file import load_detector
 from sedet.detectors.regions import HALF_LEVELS, Detections
 from sedet.evaluation.coco import coco_metrics
-from sedet.methods.sed import join_sizes
+from sedet.methods.join import join_sizes
 from sedet.settings import load_config
 from sedet.training.checkpoint import load_checkpoint
 from sedet.training.loop import BURN_IN_FILE

@@ -11,7 +11,7 @@ from torch import Tensor
 from sedet.data.views import canvas_side
 from sedet.detectors.fcos import grid_points
 from sedet.detectors.regions import FULL_LEVELS, HALF_LEVELS, Regions
-from sedet.methods.sed import join_sizes
+from sedet.methods.join import join_sizes, paired_iou
 
 
 def answers(
@@ -72,6 +72,12 @@ def sigmoid(value: Tensor) -> float:
     return 1 / (1 + math.exp(-float(value)))
 
 
+def iou(a: list[float], b: list[float]) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    overlap = width * height if width > 0 and height > 0 else 0.0
+    return overlap / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap)
+
+
 def naive(full: Regions, double: Regions, half: Regions) -> tuple[Tensor, Tensor, Tensor | None]:
     logits, boxes = full.logits.clone().double(), full.boxes.clone().double()
     quality = None if full.quality is None else full.quality.clone().double()
@@ -85,11 +91,13 @@ def naive(full: Regions, double: Regions, half: Regions) -> tuple[Tensor, Tensor
             best = max(seen, key=lambda r: float(view.logits[image, r].max()))
             mine = [sigmoid(z) for z in full.logits[image, region]]
             theirs = [sigmoid(z) for z in view.logits[image, best]]
+            wanted = view.boxes[image, best].double() / scale
             share = max(theirs) / (max(mine) + max(theirs))
+            if iou(full.boxes[image, region].tolist(), wanted.tolist()) <= 0.6:
+                share = 1.0 if max(theirs) > 1.5 * max(mine) else 0.0
             for c, (a, b) in enumerate(zip(mine, theirs, strict=True)):
                 p = (a + b) / 2
                 logits[image, region, c] = math.log(p / (1 - p))
-            wanted = view.boxes[image, best].double() / scale
             boxes[image, region] = (1 - share) * full.boxes[image, region].double() + share * wanted
             if quality is not None and full.quality is not None and view.quality is not None:
                 mixed = (1 - share) * float(full.quality[image, region]) + share * float(view.quality[image, best])
@@ -150,9 +158,7 @@ def test_a_small_object_is_taken_from_the_finer_cell() -> None:
     assert changed == [1]
     sure, unsure = 1 / (1 + math.exp(-3)), 1 / (1 + math.exp(4))
     assert float(joined.logits[0, 1, 0].sigmoid()) == pytest.approx((sure + unsure) / 2, abs=1e-5)
-    share = sure / (sure + unsure)
-    expected = [10 * share, 2 * share, 18 * share + 20 * (1 - share), 10 * share + 20 * (1 - share)]
-    assert joined.boxes[0, 1].tolist() == pytest.approx(expected, abs=1e-4)
+    assert joined.boxes[0, 1].tolist() == pytest.approx([10.0, 2.0, 18.0, 10.0], abs=1e-4)  # no mean with the other
 
 
 def test_a_large_object_is_judged_at_half_size_too() -> None:
@@ -165,5 +171,19 @@ def test_a_large_object_is_judged_at_half_size_too() -> None:
     half.boxes[0, region] = torch.tensor([2.0, 2.0, 22.0, 22.0])
     double.logits[0, (double.strides == 32)] = 5.0  # not asked
     joined = join_sizes(full, double, half)
+    # 36 of 40 px are shared: an IoU of 1296 / 1904, above 0.6
     assert joined.boxes[0, region].tolist() == pytest.approx([2.0, 2.0, 42.0, 42.0], abs=1e-4)
     assert float(joined.logits[0, region, 0]) == pytest.approx(1.0, abs=1e-5)
+
+    half.boxes[0, region] = torch.tensor([5.0, 5.0, 25.0, 25.0])  # 30 of 40 px: 900 / 2300, so they disagree
+    assert join_sizes(full, double, half).boxes[0, region].tolist() == [0.0, 0.0, 40.0, 40.0]
+    half.logits[0, region] = 2.0  # 0.88 against 0.73: surer, but not clearly
+    assert join_sizes(full, double, half).boxes[0, region].tolist() == [0.0, 0.0, 40.0, 40.0]
+    full.logits[0, region] = 0.0  # 0.88 against 0.5
+    assert join_sizes(full, double, half).boxes[0, region].tolist() == [10.0, 10.0, 50.0, 50.0]
+
+
+def test_iou_pair_by_pair() -> None:
+    a = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 4.0, 4.0]])
+    b = torch.tensor([[5.0, 0.0, 15.0, 10.0], [20.0, 20.0, 30.0, 30.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 4.0, 4.0]])
+    torch.testing.assert_close(paired_iou(a, b), torch.tensor([50 / 150, 0.0, 0.0, 1.0]))

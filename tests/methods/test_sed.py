@@ -15,8 +15,9 @@ from sedet.config import SEDConfig
 from sedet.data.batch import Batch, Targets, pixels
 from sedet.detectors.fcos import grid_points
 from sedet.detectors.regions import FULL_LEVELS, HALF_LEVELS, Detections, Regions
+from sedet.methods.join import join_sizes
 from sedet.methods.method import Progress
-from sedet.methods.sed import PARTS, SED, distillation, join_sizes, pseudo_labels, teacher_target
+from sedet.methods.sed import PARTS, SED, distillation, pseudo_labels, teacher_target
 from sedet.methods.supervised import Supervised
 from tests import tiny
 
@@ -199,14 +200,14 @@ def test_an_exactly_scale_equivalent_detector_loses_nothing() -> None:
 
 def test_nor_with_a_teacher_of_three_sizes_unless_a_finer_cell_is_surer() -> None:
     def finer(by: float) -> Any:
-        """Changes the finest level of the double view, which has no partner in the full one."""
-        return lambda r, _: replace(r, logits=r.logits + by * ((r.strides == 8) & (len(r) > 128))[:, None])
+        """Unsure answers; changes the finest level of the double view, which has no partner in the full one."""
+        return lambda r, _: replace(r, logits=r.logits - 8 + by * ((r.strides == 8) & (len(r) > 128))[:, None])
 
     student, teacher = Cells(), Cells()
-    teacher.disturb = finer(-50.0)
+    student.disturb, teacher.disturb = finer(0.0), finer(-50.0)
     losses = step(every_part(reweight="none"), student, teacher, equal_views())
     assert all(losses[key].abs().item() < 1e-4 for key in KEYS[3:])
-    teacher.disturb = finer(1.0)
+    teacher.disturb = finer(4.0)
     losses = step(every_part(reweight="none"), student, teacher, equal_views())
     assert all(losses[key].item() > 1e-3 for key in KEYS[3:])
 

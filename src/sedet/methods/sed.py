@@ -10,7 +10,7 @@ Paper: Guo, Mu, Chen, Wang, Yu, Luo, "Scale-Equivalent Distillation for Semi-Sup
 Everything else here - the pairing of levels, every formula, normaliser, weight and schedule - is our design:
 
   teacher (EMA)  <-  weak view            p_T, b_T, q_T at every region r, detached, no threshold, no NMS
-                     weak view, double    joined with them on the lowest level, half on all others
+                     weak view, double    joined with them on the lowest level, half on all others (join.py)
   student        <-  strong view          L_distill           (or the weak view, student_view)
   student        <-  strong view, half    L_scale: level P_l of the full view against P_{l-1} of the half view, which
                                           have the same grid; boxes of the half view are doubled
@@ -26,7 +26,6 @@ there the student cannot see what the teacher saw, and the discrepancy weight wo
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,6 +39,7 @@ from sedet.data.views import erased_share
 from sedet.detectors.build import Detector
 from sedet.detectors.normalizer import process_mean
 from sedet.detectors.regions import HALF_LEVELS, Regions
+from sedet.methods.join import join_sizes
 from sedet.methods.method import Progress
 from sedet.methods.supervised import labeled_losses
 
@@ -119,48 +119,6 @@ class SED:
                 if part_weight > 0:
                     losses[f"{name}_{part}"] = view_weight * part_weight * parts[part]
         return losses
-
-
-@torch.no_grad()
-def join_sizes(full: Regions, double: Regions, half: Regions) -> Regions:
-    """The teacher's answers on the weak view at full, double and half size, joined on the full view's regions.
-
-    Every region is judged at two sizes. Small objects, those of the lowest level P_3, are seen better at double size:
-    there their region is the one of P_4 with the same grid, or one of the four of P_3 in it, whichever is the most
-    confident. All larger ones are seen once more at half size, one level lower, as the scale part pairs them.
-    Class scores are the mean of both sizes; boxes and quality are averaged too, weighted by the best class score,
-    so that two views that agree place a box better than either (our design; docs/decisions.md). A detector whose
-    answers are the same at all sizes is left as it is, unless a finer cell of the double view is surer.
-
-    Args:
-        full: regions of levels P3..P7.
-        double: of the same view at double size and the same levels.
-        half: of the same view at half size, levels P2..P6.
-    """
-    logits, boxes, quality = half.logits.clone(), half.boxes * 2, half.quality
-    quality = None if quality is None else quality.clone()
-    stride = full.strides.min()
-    here = (full.strides == stride).nonzero().squeeze(1)
-    side = math.isqrt(len(here))
-    cells = (double.strides == stride).nonzero().squeeze(1).view(side, 2, side, 2)
-    options = [(double.strides == 2 * stride).nonzero().squeeze(1)]
-    options += [cells[:, i, :, j].reshape(-1) for i in (0, 1) for j in (0, 1)]
-    index = torch.stack(options)  # [5, regions of the lowest level]
-    seen = double.logits.masked_fill(~double.valid[..., None], -math.inf)  # padding has no say
-    best = seen[:, index].amax(dim=-1).argmax(dim=1)  # [batch, regions of the lowest level]
-    chosen = index.t()[torch.arange(len(here), device=best.device), best]
-    image = torch.arange(len(best), device=best.device)[:, None]
-    logits[:, here], boxes[:, here] = double.logits[image, chosen], double.boxes[image, chosen] / 2
-    if quality is not None and double.quality is not None:
-        quality[:, here] = double.quality[image, chosen]
-
-    p_full, p_other = full.logits.sigmoid(), logits.sigmoid()
-    sure_full, sure_other = p_full.amax(dim=-1), p_other.amax(dim=-1)
-    share = sure_other / (sure_full + sure_other).clamp(min=1e-12)
-    boxes = torch.lerp(full.boxes, boxes, share[..., None])
-    if quality is not None and full.quality is not None:
-        quality = torch.lerp(full.quality, quality, share)
-    return Regions(((p_full + p_other) / 2).logit(eps=1e-6), boxes, quality, full.points, full.strides, full.valid)
 
 
 @dataclass(frozen=True, slots=True)

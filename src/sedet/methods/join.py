@@ -1,0 +1,65 @@
+"""The teacher's answers at three sizes as one. Our design: the paper is not known to let its teacher look twice."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from sedet.detectors.regions import Regions
+
+AGREEMENT, SURER = 0.6, 1.5
+"""Boxes of two sizes are averaged above this IoU; below it the other size's is taken if it is this many times surer."""
+
+
+@torch.no_grad()
+def join_sizes(full: Regions, double: Regions, half: Regions) -> Regions:
+    """The teacher's answers on the weak view at full, double and half size, joined on the full view's regions.
+
+    Every region is judged at two sizes. Small objects, those of the lowest level P_3, are seen better at double size:
+    there their region is the one of P_4 with the same grid, or one of the four of P_3 in it, whichever is the most
+    confident. All larger ones are seen once more at half size, one level lower, as the scale part pairs them.
+    Class scores are the mean of both sizes. Boxes (and quality) that agree are averaged, weighted by the best class
+    score, so that both place the box better than either; the mean of two that disagree would be neither, so there the
+    full view's stays unless the other size is clearly surer (our design; docs/decisions.md). A detector whose answers
+    are the same at all sizes is left as it is, unless a finer cell of the double view is surer.
+
+    Args:
+        full: regions of levels P3..P7.
+        double: of the same view at double size and the same levels.
+        half: of the same view at half size, levels P2..P6.
+    """
+    logits, boxes, quality = half.logits.clone(), half.boxes * 2, half.quality
+    quality = None if quality is None else quality.clone()
+    stride = full.strides.min()
+    here = (full.strides == stride).nonzero().squeeze(1)
+    side = math.isqrt(len(here))
+    cells = (double.strides == stride).nonzero().squeeze(1).view(side, 2, side, 2)
+    options = [(double.strides == 2 * stride).nonzero().squeeze(1)]
+    options += [cells[:, i, :, j].reshape(-1) for i in (0, 1) for j in (0, 1)]
+    index = torch.stack(options)  # [5, regions of the lowest level]
+    seen = double.logits.masked_fill(~double.valid[..., None], -math.inf)  # padding has no say
+    best = seen[:, index].amax(dim=-1).argmax(dim=1)  # [batch, regions of the lowest level]
+    chosen = index.t()[torch.arange(len(here), device=best.device), best]
+    image = torch.arange(len(best), device=best.device)[:, None]
+    logits[:, here], boxes[:, here] = double.logits[image, chosen], double.boxes[image, chosen] / 2
+    if quality is not None and double.quality is not None:
+        quality[:, here] = double.quality[image, chosen]
+
+    p_full, p_other = full.logits.sigmoid(), logits.sigmoid()
+    sure_full, sure_other = p_full.amax(dim=-1), p_other.amax(dim=-1)
+    share = sure_other / (sure_full + sure_other).clamp(min=1e-12)
+    agree = paired_iou(full.boxes, boxes) > AGREEMENT
+    share = torch.where(agree, share, (sure_other > SURER * sure_full).to(share.dtype))
+    boxes = torch.lerp(full.boxes, boxes, share[..., None])
+    if quality is not None and full.quality is not None:
+        quality = torch.lerp(full.quality, quality, share)
+    return Regions(((p_full + p_other) / 2).logit(eps=1e-6), boxes, quality, full.points, full.strides, full.valid)
+
+
+def paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of each box of [..., 4] with the one at its place in the other tensor, [...]; 0 where neither has an area."""
+    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(dim=-1)
+    area = (a[..., 2:] - a[..., :2]).clamp(min=0).prod(dim=-1) + (b[..., 2:] - b[..., :2]).clamp(min=0).prod(dim=-1)
+    return overlap / (area - overlap).clamp(min=1e-9)
