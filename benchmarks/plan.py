@@ -65,7 +65,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 """Settings of each variant over those of its method. ``length`` multiplies the updates after the burn-in;
 ``wallclock`` takes as many as SED's time allows."""
 
-ALGORITHM = 2
+ALGORITHM = 3
 """Counts changes of SED's code that change its results without a setting; part of each configuration's name."""
 TRAINING = 2
 """The same for what all methods share: detector, views, schedule."""
