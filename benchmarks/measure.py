@@ -229,7 +229,10 @@ def judge_model(cell: Cell, setting: Setting, file: Path, config: TrainConfig) -
     if loaded.classes != table.classes:
         raise ConfigError(f"{file} knows {', '.join(loaded.classes)}, but is judged by {', '.join(table.classes)}")
     model: Detector = loaded.model
-    detections = Judge(table, loaded.image_size, batch=2 * (config.batch or 8), cache=0).detections(model)
+    judge = Judge(table, loaded.image_size, batch=2 * (config.batch or 8), cache=0)
+    detections = judge.detections(model)
+    if judge.unread:
+        raise ConfigError(f"{judge.unread[0]} cannot be read: a row over fewer images compares with none")
     return coco_metrics(table, detections, area_ranges=area_ranges(cell.dataset)), detections
 
 

@@ -56,7 +56,7 @@ def test_every_setting_has_a_text_and_every_number_a_range() -> None:
     for group in (TrainConfig, ModelConfig, ViewConfig, SEDConfig):
         missing = [n for n, hint in settings.hints(group).items() if not settings.is_group(hint)]
         assert [n for n in missing if n not in settings.field_docs(group)] == []
-    ranged = f"{settings.SHARES} {settings.POSITIVE} {settings.NOT_NEGATIVE}".split()
+    ranged = f"{settings.SHARES} {settings.POSITIVE} {settings.LEAST_SIDE} {settings.NOT_NEGATIVE}".split()
     assert len(set(ranged)) == len(ranged)
     numeric = {
         name
@@ -141,8 +141,8 @@ def test_wrong_names_and_types_are_named(data: dict[str, Any], message: str) -> 
         ({"burn_in": float("nan")}, "burn_in must be from 0 to 1, not nan"),
         ({"batch": 0}, "batch must be above 0, not 0"),
         ({"rate": float("inf")}, "rate must be above 0, not inf"),
-        ({"image_size": -320}, "image_size must be above 0, not -320"),
-        ({"ratio": -1}, "ratio must be 0 or more, not -1.0"),
+        ({"image_size": -320}, "image_size must be at least 32, not -320"),
+        ({"ratio": -1}, "ratio must be above 0, not -1.0"),
         ({"views": {"scale_min": 2.0}}, "views.scale_min (2.0) is above views.scale_max (1.4)"),
         ({"burn_in": 0.95, "ramp": 0.2}, "burn_in (0.95) and ramp (0.2) together exceed 1"),
         ({"classes": ["a", "b", "a"]}, "classes names 'a' twice"),
@@ -155,7 +155,7 @@ def test_values_out_of_range_are_named(data: dict[str, Any], message: str) -> No
 
 
 def test_range_ends_are_allowed() -> None:
-    settings.from_dict({"warmup": 0, "burn_in": 1, "ramp": 0, "clip": 0, "ratio": 0, "model.head_convs": 0})
+    settings.from_dict({"warmup": 0, "burn_in": 1, "ramp": 0, "clip": 0, "model.head_convs": 0})
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ class TrainConfig:
     accumulate: int = 1
     """Batches a step is split into, to save memory."""
     burn_in: float | None = None
-    """Share of the steps on labels alone, before unlabelled images join. Default: 0.25 (0.05 with --init)."""
+    """Share of the steps on labels alone, before unlabelled images join. Default: 0.5 (0.05 with --init)."""
     ramp: float = 0.1
     """Share of the steps over which the unlabelled weight rises after the burn-in."""
     ema_decay: float | None = None

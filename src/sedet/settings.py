@@ -58,10 +58,11 @@ SYNONYMS = {
 # Dotted names by the range of their values.
 SHARES = """backbone_rate warmup burn_in ramp ema_decay
     views.flip views.vertical_flip views.jitter views.grey views.blur views.erase_limit sed.threshold"""
-POSITIVE = """image_size batch steps rate accumulate threads eval_every save_every stop
+POSITIVE = """batch ratio steps rate accumulate threads eval_every save_every stop
     model.neck_channels model.level_range model.center_radius
     views.scale_min views.scale_max sed.temperature"""
-NOT_NEGATIVE = """ratio weight_decay clip workers cache patience seed model.head_convs model.freeze_stages
+LEAST_SIDE = "image_size"  # below 32 px the half-size view has no pyramid
+NOT_NEGATIVE = """weight_decay clip workers cache patience seed model.head_convs model.freeze_stages
     sed.gamma sed.weight sed.scale_weight sed.class_weight sed.box_weight sed.quality_weight"""
 
 
@@ -192,6 +193,7 @@ def validate(config: TrainConfig) -> TrainConfig:
     ranges: list[tuple[str, str, Callable[[float], bool]]] = [
         (SHARES, "from 0 to 1", lambda v: 0 <= v <= 1),
         (POSITIVE, "above 0", lambda v: v > 0),
+        (LEAST_SIDE, "at least 32", lambda v: v >= 32),
         (NOT_NEGATIVE, "0 or more", lambda v: v >= 0),
     ]
     for keys, allowed, holds in ranges:

@@ -282,3 +282,6 @@ def test_the_probe_judges_by_the_whole_val(tmp_path: Path, monkeypatch: pytest.M
 def test_too_few_steps_are_refused() -> None:
     with pytest.raises(SedetError, match="steps"):
         plan.make_schedule(replace(COMPLETE, steps=1, burn_in=1.0))
+    with pytest.raises(SedetError, match="together exceed 1"):  # with the default burn-in, too
+        plan.make_schedule(replace(COMPLETE, steps=100, burn_in=0.5, ramp=0.9))
+    plan.make_schedule(replace(COMPLETE, method="supervised", steps=100, burn_in=0.5, ramp=0.9))

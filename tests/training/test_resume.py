@@ -15,7 +15,7 @@ import torch
 
 from sedet.config import TrainConfig
 from sedet.errors import CheckpointError
-from sedet.settings import save_config
+from sedet.settings import load_config, save_config
 from sedet.training.checkpoint import load_checkpoint
 from sedet.training.pictures import Album
 from sedet.training.run import train
@@ -102,6 +102,7 @@ def test_a_run_in_parts_equals_one_in_a_piece(data: Path, tmp_path: Path) -> Non
     train(config(data, tmp_path / "whole", steps=6, burn_in=0.5))
     outcome = train(config(data, tmp_path / "parts", steps=6, burn_in=0.5, stop=3))
     assert outcome.step == 3 and not outcome.finished
+    assert load_config(tmp_path / "parts" / "config.yaml").stop is None  # the settings are those of the whole run
     for stop in (4, None):
         given = config(data, tmp_path / "parts", steps=6, burn_in=0.5, stop=stop, workers=2)
         outcome = train(given, resume=tmp_path / "parts")

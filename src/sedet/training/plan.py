@@ -81,7 +81,7 @@ def resolve(
         level_range=config.model.level_range or (8.0 if image_size >= 400 else 4.0),
     )
     batch = config.batch or (16 if gpu else 8)
-    burn_in = (0.05 if config.init else 0.25) if config.burn_in is None else config.burn_in
+    burn_in = (0.05 if config.init else 0.5) if config.burn_in is None else config.burn_in
     steps = config.steps or _steps(gpu, labeled, batch)
     evaluate = config.eval_every or max(1, round(steps / EVALUATIONS))
     return replace(
@@ -108,7 +108,7 @@ def _image_size(gpu: bool, median_side: int) -> int:
 
 
 def _steps(gpu: bool, labeled: int, batch: int) -> int:
-    """80 passes over the labels: they are learnt out by the end of the burn-in; more gives the pool its time."""
+    """80 passes over the labels, half of them before the pool joins: it helps only once the labels are learnt out."""
     low, high = (6000, 90000) if gpu else (1200, 8000)
     return min(high, max(low, round(80 * labeled / batch)))
 
@@ -135,6 +135,11 @@ def make_schedule(config: TrainConfig) -> Schedule:
     burn_in = _burn_in_updates(config)
     if config.method != "supervised" and not 0 <= burn_in < config.steps:
         raise ConfigError(f"steps {config.steps} leave none after a burn-in of {burn_in}: give more --steps")
+    if config.method != "supervised" and config.burn_in + config.ramp > 1:
+        raise ConfigError(
+            f"the burn-in ({config.burn_in:g} of the steps) and the ramp ({config.ramp:g}) together exceed 1: "
+            "make one shorter"
+        )
     if config.batch % config.accumulate:
         raise ConfigError(f"accumulate ({config.accumulate}) must divide batch ({config.batch})")
     return Schedule(

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
     wrapped, wrapped_optimizer = fabric.setup(TrainingStep(student, teacher, method), optimizer)
     claim_folder(out, fabric, new=resume is None)
     if speaks and resume is None:
-        save_config(absolute_paths(config), out / "config.yaml")
+        save_config(replace(absolute_paths(config), stop=None), out / "config.yaml")  # it is no part of a whole run
     log = RunLog(out, schedule.steps, (config.batch, unlabeled_batch), speaks=speaks)
     album = Album(out, data.labeled.classes, data.val, log.say, speaks)
     complete = config
