@@ -65,7 +65,7 @@ def readme_parts(results: Sequence[dict[str, Any]], comparisons: Sequence[Any]) 
         runs = f"{len(gains)} runs" if len(gains) > 1 else "one seed, not conclusive"
         lines.append(
             [
-                f"{group['dataset']}, {group['percent']:g} % of {pool_size(rows, group)}",
+                f"{group['dataset']}, {group['percent']:g} % of {pool_size(rows, group)}, {sed[0]['image_size']} px",
                 group["split"],
                 *(spread([r["ap"] for r in side]) for side in (twins, sed)),
                 f"{signed(gains)} {found}".strip(),
