@@ -14,7 +14,7 @@ import yaml
 
 from sedet.config import TrainConfig
 from sedet.demo.scenes import DemoData
-from sedet.demo.settings import demo_config
+from sedet.demo.settings import TRIALS, demo_config
 from sedet.errors import ConfigError
 from sedet.methods.teacher import ema_decay
 from sedet.settings import from_dict, to_dict
@@ -162,7 +162,12 @@ def load_recipe(name: str, dataset: str, path: Path = RECIPES) -> Recipe:
         str(special.get("about", general.get("about", ""))),
         {**(demo_settings() if name == "demo" else {}), **general.get("settings", {}), **special.get("settings", {})},
         methods,
-        {**dict.fromkeys(VARIANTS, 0), **general.get("trials", {}), **special.get("trials", {})},
+        {
+            **dict.fromkeys(VARIANTS, 0),
+            **(TRIALS if name == "demo" else {}),
+            **general.get("trials", {}),
+            **special.get("trials", {}),
+        },
     )
 
 
