@@ -344,7 +344,36 @@ def test_the_guard_never_ships_less_than_the_labels_alone(config: TrainConfig, m
     log = (Path(config.out) / "train.log").read_text()
     assert "supervised twin      AP  28.0" in log
     assert "of the labels alone (step 2): no later teacher was better" in log
-    assert "That is +2.0 AP against the supervised twin at its last step; the best of several teachers" in log
+    assert "Unlabelled images: -3.0 AP, last teacher against last teacher of both runs." in log  # the guard hides none
+
+
+def test_the_twin_of_a_run_says_what_unlabelled_images_brought(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command that a run prints at its end leads to the comparison."""
+    judged(monkeypatch, [30.0, 20.0, 34.0, 33.0])
+    train(config)
+    judged(monkeypatch, [30.0, 31.0, 30.0])
+    twin = replace(supervised(config), start=config.out, out=f"{config.out}-supervised")
+    assert train(twin).ap == 31.0
+    log = (Path(twin.out) / "train.log").read_text()
+    assert "with unlabelled      AP  34.0" in log
+    assert "Unlabelled images: +3.0 AP" in log
+
+
+def test_the_guard_never_ships_less_than_a_warm_start_brought(
+    run: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(data(tmp_path), backbone=None, init=str(Path(run.out) / "best.safetensors"))
+    judged(monkeypatch, [40.0, 30.0, 20.0, 35.0, 33.0])  # the first is of the warm start alone
+    outcome = train(replace(config, stop=2))
+    assert outcome.detector is not None and load_detector(outcome.detector).metadata["step"] == 0
+    outcome = sedet.train(resume=tmp_path / "run")
+    assert (outcome.ap, outcome.teacher_ap, outcome.labels_alone) == (40.0, 35.0, 30.0)
+    assert outcome.detector is not None and load_detector(outcome.detector).metadata["step"] == 0
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "--init               AP  40.0   before the first step" in log
+    assert "the detector of --init: no later teacher was better" in log
 
 
 def test_without_a_twin_nothing_is_claimed_for_unlabelled_images(
@@ -353,7 +382,7 @@ def test_without_a_twin_nothing_is_claimed_for_unlabelled_images(
     judged(monkeypatch, [30.0, 20.0, 34.0, 33.0])
     train(config)
     log = (Path(config.out) / "train.log").read_text()
-    assert "Training on after the burn-in brought +4.0 AP. How much of it labels alone would have brought" in log
+    assert "After the burn-in the last teacher changed by +4.0 AP. How much of it labels alone would have" in log
 
 
 def test_without_val_the_last_teacher_is_shipped_with_a_warning(config: TrainConfig) -> None:

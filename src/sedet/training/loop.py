@@ -57,8 +57,9 @@ class State:
         step: updates done.
         sums, summed: losses added up since the last row of metrics, and over how many updates.
         rows: the metrics so far, one dict a row.
+        at_start: AP of the detector that ``--init`` brought, before the first step, if known.
         labels_alone: AP at the end of the burn-in (the better of student and teacher), if known.
-        best_ap, best_step: the best teacher on val since the end of the burn-in.
+        best_ap, best_step: the best teacher on val since the end of the burn-in, the one of ``--init`` included.
         since_best: evaluations since then.
         skipped: names of images that could not be read.
         ended: stopped early, for good (``patience``).
@@ -68,6 +69,7 @@ class State:
     sums: dict[str, float] = field(default_factory=dict)
     summed: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
+    at_start: float | None = None
     labels_alone: float | None = None
     best_ap: float | None = None
     best_step: int = 0
@@ -116,6 +118,8 @@ def train_loop(t: Training) -> None:
     batches = iter(loader)
     t.module.train()
     t.teacher.model.eval()
+    if config.init and state.step == 0 and t.judge is not None:
+        judge_start(t, t.judge)
     if not (Path(config.out) / "checkpoints" / LAST_FILE).exists():
         save(t, LAST_FILE)  # killed at any time, a run can be resumed
     saved = time.monotonic()
@@ -197,18 +201,18 @@ def evaluate(t: Training) -> None:
         for name, metrics in (("teacher", teacher), ("student", student)):
             scores |= {f"{name}_{key}": getattr(metrics, key) for key in SCORES}
     if ends_burn_in:
-        if teacher is not None and student is not None and _ap(student) > _ap(teacher):
+        if teacher is not None and student is not None and ap_of(student) > ap_of(teacher):
             t.teacher.copy_from(t.student)
             teacher = student
         else:
             with torch.no_grad():
                 for mine, best in zip(t.student.parameters(), t.teacher.model.parameters(), strict=True):
                     mine.copy_(best)
-        state.labels_alone = None if teacher is None else _ap(teacher)
+        state.labels_alone = None if teacher is None else ap_of(teacher)
     t.log.row(state, scores)
     if teacher is not None and state.step >= t.schedule.burn_in:
-        if state.best_ap is None or _ap(teacher) > state.best_ap:
-            state.best_ap, state.best_step, state.since_best = _ap(teacher), state.step, 0
+        if state.best_ap is None or ap_of(teacher) > state.best_ap:
+            state.best_ap, state.best_step, state.since_best = ap_of(teacher), state.step, 0
             if t.config.guard and t.fabric.is_global_zero:
                 t.ship(t.teacher.model, state, teacher)
         else:
@@ -224,7 +228,18 @@ def evaluate(t: Training) -> None:
     t.teacher.model.eval()
 
 
-def _ap(metrics: Metrics) -> float:
+def judge_start(t: Training, judge: Judge) -> None:
+    """Judge what ``--init`` brought: nothing worse is shipped by ``--guard``."""
+    state, found = t.state, judge.judge(t.teacher.model)
+    note_skipped(t, judge.unread, "it is not judged")
+    state.at_start = state.best_ap = ap_of(found)
+    t.log.say(f"Before the first step: AP {state.at_start:.1f} (the detector of --init).")
+    if t.config.guard and t.fabric.is_global_zero:
+        t.ship(t.teacher.model, state, found)
+
+
+def ap_of(metrics: Metrics) -> float:
+    """AP, 0 where there is none."""
     return 0.0 if math.isnan(metrics.ap) else metrics.ap
 
 

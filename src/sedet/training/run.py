@@ -31,13 +31,13 @@ from sedet.settings import save_config, to_dict
 from sedet.training import plan, probe
 from sedet.training.checkpoint import read_saved
 from sedet.training.inputs import absolute_paths, read_data, same_data
-from sedet.training.loop import BURN_IN_FILE, LAST_FILE, State, Training, restore, train_loop
+from sedet.training.loop import BURN_IN_FILE, LAST_FILE, State, Training, ap_of, restore, train_loop
 from sedet.training.optimizer import build_optimizer
 from sedet.training.pictures import Album
 from sedet.training.runlog import RunLog
 from sedet.training.step import TrainingStep
 from sedet.training.validate import Judge
-from sedet.training.verdict import Outcome, conclude, record_cost, tell, twin_ap
+from sedet.training.verdict import Outcome, conclude, record_cost, tell, rival_ap
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -171,8 +171,8 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
     try:
         if saved is not None and saved_at is not None:
             restore(training, saved, saved_at)
-            if resume is None and config.guard and judge is not None and speaks:
-                ship(teacher.model, training.state, judge.judge(teacher.model))  # what later teachers must beat
+            if resume is None and config.guard and judge is not None:
+                ship_burn_in(training, judge)
         if over:
             log.say(f"{out} ended at step {first}: nothing is left to train.")
         else:
@@ -187,7 +187,7 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
             album.watch(training)
             train_loop(training)
         spent = time.perf_counter() - began
-        outcome = conclude(training, out, time.perf_counter() - started, twin_ap(shared_run, config))
+        outcome = conclude(training, out, time.perf_counter() - started, rival_ap(shared_run, config))
         if not over:
             album.finish(training, out / "best.safetensors")
             record_cost(log, expected, spent, probe.peak_memory(fabric.device))
@@ -198,6 +198,14 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
     finally:
         log.close()
     return outcome
+
+
+def ship_burn_in(t: Training, judge: Judge) -> None:
+    """Of a burn-in taken from another run: what later teachers must beat. Every process judges."""
+    found = judge.judge(t.teacher.model)
+    t.state.best_ap, t.state.best_step = ap_of(found), t.state.step
+    if t.fabric.is_global_zero:
+        t.ship(t.teacher.model, t.state, found)
 
 
 def make_fabric(config: TrainConfig) -> Fabric:

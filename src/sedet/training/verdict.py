@@ -55,14 +55,18 @@ def tell(log: RunLog, notes: list[str], data: TrainingData) -> None:
         log.note(str(problem))
 
 
-def twin_ap(shared: TrainConfig | None, config: TrainConfig) -> float | None:
-    """AP of the supervised twin at its last step, where this run started from the twin's burn-in and it went on."""
-    if shared is None or shared.method != "supervised" or config.method == "supervised" or not config.start:
+def rival_ap(shared: TrainConfig | None, config: TrainConfig) -> float | None:
+    """Last teacher's AP of the run this one started from: one trained by the twin, the other with unlabelled images.
+
+    None where both have one method, that run did not go on to its end, or it was a longer or shorter one.
+    """
+    if shared is None or not config.start or (shared.method == "supervised") == (config.method == "supervised"):
         return None
     try:
         with (Path(config.start) / "metrics.csv").open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row.get("teacher_ap")]
-        return float(rows[-1]["teacher_ap"]) if rows and int(rows[-1]["step"]) == shared.steps else None
+        complete = rows and int(rows[-1]["step"]) == shared.steps == config.steps
+        return float(rows[-1]["teacher_ap"]) if complete else None
     except (OSError, ValueError, KeyError):
         return None
 
@@ -80,11 +84,11 @@ def record_cost(log: RunLog, expected: probe.Expectation | None, seconds: float,
     )
 
 
-def conclude(t: Training, out: Path, seconds: float, twin: float | None = None) -> Outcome:
+def conclude(t: Training, out: Path, seconds: float, rival: float | None = None) -> Outcome:
     """Say what the labels alone gave, what the method made of it, and which detector was shipped.
 
     Args:
-        seconds: wall-clock time of the call; twin: AP of the supervised twin, if known.
+        seconds: wall-clock time of the call; rival: from :func:`rival_ap`.
     """
     state, schedule = t.state, t.schedule
     finished = state.ended or state.step >= schedule.steps
@@ -101,32 +105,31 @@ def conclude(t: Training, out: Path, seconds: float, twin: float | None = None) 
     else:
         say(f"Stopped at step {state.step} of {schedule.steps}; go on with --resume {out}")
     rows: list[tuple[str, float | None, str]] = []
-    sed = t.module.method.uses_unlabeled
+    sed, name = t.module.method.uses_unlabeled, t.config.method
+    other = "supervised twin" if sed else "with unlabelled"
+    rows.append(("--init", state.at_start, "before the first step"))
     if sed and schedule.burn_in:
         rows.append(("labels alone", state.labels_alone, f"end of burn-in, step {schedule.burn_in}"))
-        rows.append(("supervised twin", twin, f"last step of {t.config.start}"))
-    if not sed or state.step > schedule.burn_in:
-        rows.append((f"{t.config.method}, teacher", teacher, f"step {last.get('step')}"))
-        rows.append((f"{t.config.method}, student", student, f"step {last.get('step')}"))
-    for name, value, where in rows:
+    rows.append((other, rival, f"last step of {t.config.start}"))
+    trained_on = state.step > schedule.burn_in
+    if not sed or trained_on:
+        rows.append((f"{name}, teacher", teacher, f"step {last.get('step')}"))
+        rows.append((f"{name}, student", student, f"step {last.get('step')}"))
+    for row, value, where in rows:
         if value is not None:
-            say(f"  {name:<20} AP {value:5.1f}   {where}")
+            say(f"  {row:<20} AP {value:5.1f}   {where}")
     if shipped and ap is not None:
         which = "the last teacher (no --guard)"
         if guarded:
             which = f"the best teacher on val, of step {state.best_step}"
-            if sed and schedule.burn_in and state.best_step == schedule.burn_in:
+            if state.at_start is not None and state.best_step == 0:
+                which = "the detector of --init: no later teacher was better"
+            elif sed and schedule.burn_in and state.best_step == schedule.burn_in:
                 which = f"of the labels alone (step {state.best_step}): no later teacher was better"
         say(f"  {'shipped':<20} AP {ap:5.1f}   {which}")
-        if sed and state.step > schedule.burn_in and twin is not None:
-            gain, best = ap - twin, "; the best of several teachers, chosen on the same images" if guarded else ""
-            say(f"That is {gain:+.1f} AP against the supervised twin at its last step{best}.")
-        elif sed and state.labels_alone is not None and state.step > schedule.burn_in:
-            say(
-                f"Training on after the burn-in brought {ap - state.labels_alone:+.1f} AP. How much of it labels alone "
-                f"would have brought: sedet train --config {out / 'config.yaml'} --method supervised --start {out} "
-                f"--out {out}-supervised"
-            )
+        if teacher is not None and trained_on:
+            for line in gains(t, out, teacher, rival):
+                say(line)
     elif shipped:
         say("Warning: without val nothing says how good the last teacher is. It is shipped all the same.")
     if t.judge is not None and (few := few_to_judge(len(t.judge.table) - len(t.judge.unread))) is not None:
@@ -149,3 +152,18 @@ def conclude(t: Training, out: Path, seconds: float, twin: float | None = None) 
         skipped=tuple(state.skipped),
         seconds=seconds,
     )
+
+
+def gains(t: Training, out: Path, teacher: float, rival: float | None) -> list[str]:
+    """What training on unlabelled images brought, by the last teacher: the best of several would hide a loss."""
+    state, sed = t.state, t.module.method.uses_unlabeled
+    if rival is not None:
+        gain = teacher - rival if sed else rival - teacher
+        return [f"Unlabelled images: {gain:+.1f} AP, last teacher against last teacher of both runs."]
+    if not sed or state.labels_alone is None:
+        return []
+    again = f"sedet train --config {out / 'config.yaml'} --method supervised --start {out} --out {out}-supervised"
+    return [
+        f"After the burn-in the last teacher changed by {teacher - state.labels_alone:+.1f} AP. How much of it labels "
+        f"alone would have brought: {again}"
+    ]
