@@ -53,3 +53,16 @@ class CheckpointError(SedetError):
 
 class TrainingError(SedetError):
     """Training cannot go on (non-finite loss, no memory, full disk). The last good checkpoint is kept."""
+
+
+class OutOfMemory(TrainingError):
+    """A batch does not fit into memory.
+
+    Args:
+        text: the line for the user.
+        parts: into how many parts (``accumulate``) the batch fits; None if not even single images do, or unknown.
+    """
+
+    def __init__(self, text: str, parts: int | None = None) -> None:
+        super().__init__(text)
+        self.parts = parts

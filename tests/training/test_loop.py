@@ -19,7 +19,9 @@ from sedet.errors import TrainingError
 from sedet.evaluation.coco import Metrics
 from sedet.methods.method import Progress
 from sedet.methods.sed import SED
+from sedet.settings import load_config
 from sedet.training import checkpoint as checkpoints
+from sedet.training import probe
 from sedet.training import run as runs
 from sedet.training.checkpoint import load_checkpoint
 from sedet.training.pictures import Album
@@ -242,6 +244,30 @@ def test_out_of_memory_names_the_batch_that_fits(data: Path, tmp_path: Path, mon
     monkeypatch.setattr(SED, "losses", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
     with pytest.raises(TrainingError, match=r"single labelled image.*smaller --image_size"):
         run(data, tmp_path / "other")
+
+
+def test_our_own_batch_is_parted_to_fit_into_memory(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, sizes = SED.losses, set()
+
+    def losses(self: SED, student: Any, teacher: Any, labeled: Any, unlabeled: Any, progress: Any) -> Any:
+        if len(labeled) + len(unlabeled or ()) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.add((len(labeled), len(unlabeled or ())))
+        return honest(self, student, teacher, labeled, unlabeled, progress)
+
+    monkeypatch.setattr(SED, "losses", losses)
+    monkeypatch.setattr(probe, "SHORTEST", 1)
+    _, outcome = run(data, tmp_path / "run", batch=None, steps=2, burn_in=0.5)
+    assert outcome.finished
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "each is taken in 4 parts" in log and "8 labelled and 8 unlabelled images, in 4 parts" in log
+    assert load_config(tmp_path / "run" / "config.yaml").accumulate == 4
+    sizes.clear()
+    run(data, tmp_path / "again", batch=None, steps=2, burn_in=0.5, accumulate=4)
+    assert sizes == {(2, 0), (2, 2)}
+    assert equal_weights(last(tmp_path / "run")["student"], last(tmp_path / "again")["student"])
 
 
 def test_other_errors_are_not_taken_for_memory(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

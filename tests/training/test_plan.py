@@ -39,6 +39,13 @@ def test_nothing_is_left_open(device: str, labeled: int, monkeypatch: pytest.Mon
     assert 10 <= schedule.steps / schedule.evaluate <= 14
 
 
+def test_a_large_pool_makes_a_run_longer() -> None:
+    """Each of its images comes once at least after the burn-in, up to a limit; the labels alone set the rest."""
+    steps = [plan.resolve(TrainConfig(), "cpu", 200, 640, unlabeled=n).steps for n in (0, 1_000, 10_000, 10**6)]
+    assert steps == [2000, 2000, 2500, 8000]
+    assert plan.resolve(TrainConfig(ratio=4.0), "cpu", 200, 640, unlabeled=10_000).steps == 2000
+
+
 def test_what_the_user_set_stays() -> None:
     given = TrainConfig(
         steps=77, rate=0.5, batch=3, image_size=100, burn_in=0.0, eval_every=5, save_every=6, workers=2, backbone="b"

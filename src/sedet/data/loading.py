@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -113,6 +114,13 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         self.rank, self.world = rank, world
         self._cache_limit = cache / max(1, workers)  # each worker process fills its own
         self._caches: dict[str, ImageCache] = {}
+
+    def in_parts(self, parts: int) -> StepData:
+        """The same images, each batch in so many micro-steps (of a data set whose batches were whole)."""
+        data = copy.copy(self)
+        data.batch, data.unlabeled_batch = self.batch // parts, self.unlabeled_batch // parts
+        data.unlabeled_from = self.unlabeled_from * parts
+        return data
 
     def __getitem__(self, step: int) -> tuple[Batch, Batch | None]:
         labeled = self._read("labeled", self.labeled, self.batch, step)

@@ -10,7 +10,7 @@ from torch import nn
 
 from sedet.config import TrainConfig
 from sedet.data.batch import Batch
-from sedet.errors import TrainingError
+from sedet.errors import OutOfMemory
 from sedet.methods.method import Progress
 
 
@@ -30,7 +30,7 @@ def out_of_memory_error(
     config: TrainConfig,
     device: torch.device,
     failed: BaseException,
-) -> TrainingError:
+) -> OutOfMemory:
     """Try the step with ever smaller parts of the batch; the error names the largest that fits.
 
     Args:
@@ -39,7 +39,7 @@ def out_of_memory_error(
     traceback.clear_frames(failed.__traceback__)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         # trying again would wait for the other processes
-        return TrainingError(
+        return OutOfMemory(
             f"out of memory with {len(labeled)} labelled images a process at image_size {config.image_size}: use a "
             "smaller --batch, --accumulate to keep the batch in parts, or a smaller --image_size"
         )
@@ -60,12 +60,13 @@ def out_of_memory_error(
                 raise
             continue
         pieces = -(-(config.batch or len(labeled)) // size)
-        return TrainingError(
+        return OutOfMemory(
             f"out of memory with {len(labeled)} labelled images a batch at image_size {config.image_size}; {size} fit. "
-            f"Use --batch {size}, or --accumulate {pieces * config.accumulate} to keep the batch in parts, "
-            "or a smaller --image_size"
+            f"Use --batch {size}, or --accumulate {pieces} to keep the batch in parts, "
+            "or a smaller --image_size",
+            pieces,
         )
-    return TrainingError(
+    return OutOfMemory(
         f"out of memory with a single labelled image at image_size {config.image_size}: use a smaller --image_size "
         "or a smaller --backbone"
     )

@@ -55,7 +55,12 @@ def resolve_device(config: TrainConfig) -> str:
 
 
 def resolve(
-    config: TrainConfig, device: str, labeled: int, median_side: int, start: WarmStart | None = None
+    config: TrainConfig,
+    device: str,
+    labeled: int,
+    median_side: int,
+    start: WarmStart | None = None,
+    unlabeled: int = 0,
 ) -> TrainConfig:
     """Fill in every setting that was left to the program.
 
@@ -65,6 +70,7 @@ def resolve(
         labeled: labelled training images.
         median_side: median long side of the labelled images, pixels.
         start: weights to begin with, whose sizes are taken.
+        unlabeled: images of the pool.
 
     Raises:
         ConfigError: a size was asked for that ``start`` does not have.
@@ -82,7 +88,7 @@ def resolve(
     )
     batch = config.batch or (16 if gpu else 8)
     burn_in = (0.05 if config.init else 0.5) if config.burn_in is None else config.burn_in
-    steps = config.steps or _steps(gpu, labeled, batch)
+    steps = config.steps or _steps(gpu, labeled / batch, unlabeled / max(1.0, config.ratio * batch))
     evaluate = config.eval_every or max(1, round(steps / EVALUATIONS))
     return replace(
         config,
@@ -107,10 +113,16 @@ def _image_size(gpu: bool, median_side: int) -> int:
     return max(128, min(limit, step * round(median_side / step)))
 
 
-def _steps(gpu: bool, labeled: int, batch: int) -> int:
-    """80 passes over the labels, half of them before the pool joins: it helps only once the labels are learnt out."""
+def _steps(gpu: bool, labeled: float, unlabeled: float) -> int:
+    """80 passes over the labels, half of them before the pool joins: it helps only once the labels are learnt out.
+
+    More for a large pool: each of its images should come once at least in that second half.
+
+    Args:
+        labeled, unlabeled: steps that one pass over the labels, over the pool takes.
+    """
     low, high = (6000, 90000) if gpu else (1200, 8000)
-    return min(high, max(low, round(80 * labeled / batch)))
+    return min(high, max(low, round(80 * labeled), round(2 * unlabeled)))
 
 
 def resolve_precision(config: TrainConfig, device: str) -> Literal["32", "bf16", "16"]:

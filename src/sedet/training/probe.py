@@ -10,7 +10,7 @@ import copy
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -21,6 +21,7 @@ from sedet.data.batch import Batch
 from sedet.data.loading import StepData
 from sedet.detectors.build import Detector
 from sedet.detectors.regions import Detections
+from sedet.errors import OutOfMemory
 from sedet.evaluation.coco import coco_metrics
 from sedet.methods.method import Method, Progress
 from sedet.methods.teacher import EMATeacher
@@ -76,6 +77,31 @@ class _Load:
         decode = max(0.0, self.first - self.again) / max(1, batch)
         decoded = min(draws, images) + max(0, draws - images) * (1.0 - fits)
         return self.again * draws / max(1, batch) + decode * decoded
+
+
+def afford(work: Work, start: int, stop: int) -> tuple[Work, Expectation | None]:
+    """:func:`measure`; where a batch does not fit into memory, in as many parts (``accumulate``) as it takes.
+
+    Raises:
+        TrainingError: not even single images fit, or the batch cannot be parted so finely.
+    """
+    whole = work
+    while True:
+        try:
+            return work, measure(work, start, stop)
+        except OutOfMemory as error:  # of the burn-in first, then of the larger steps after it
+            sizes = [n for n in (whole.data.batch, whole.data.unlabeled_batch) if n]
+            parts = error.parts
+            while parts is not None and any(size % parts for size in sizes):
+                parts = parts + 1 if parts < min(sizes) else None
+            if parts is None:
+                raise
+            work = replace(
+                whole,
+                config=replace(whole.config, accumulate=parts),
+                schedule=replace(whole.schedule, accumulate=parts),
+                data=whole.data.in_parts(parts),
+            )
 
 
 def measure(work: Work, start: int, stop: int) -> Expectation | None:

@@ -37,7 +37,7 @@ from sedet.training.pictures import Album
 from sedet.training.runlog import RunLog
 from sedet.training.step import TrainingStep
 from sedet.training.validate import Judge
-from sedet.training.verdict import Outcome, conclude, record_cost, tell, rival_ap
+from sedet.training.verdict import Outcome, conclude, record_cost, rival_ap, tell
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -85,7 +85,10 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
     Console(stderr=True, quiet=not speaks).print("Reading the data ...", highlight=False)
     data = read_data(config)
     sides = [max(i.width, i.height) for i in data.labeled.images]
-    config = plan.resolve(config, plan.resolve_device(config), len(data.labeled), int(np.median(sides)), warm)
+    pool = 0 if data.pool is None else len(data.pool)
+    # our own choice of a batch may be parted to fit into memory; a resumed run, or one that shares a burn-in, may not
+    free = config.batch is None and config.accumulate == 1 and saved is None and fabric.world_size == 1
+    config = plan.resolve(config, plan.resolve_device(config), len(data.labeled), int(np.median(sides)), warm, pool)
     schedule = plan.make_schedule(config)
     notes = list(data.notes)
     shared_run = plan.check_start(config, Path(config.start)) if config.start and resume is None else None
@@ -95,6 +98,7 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
             before = {**before, "unlabeled": data.facts()["unlabeled"]}
         notes += same_data(before, data.facts(), config)
     assert config.batch and config.image_size and config.backbone
+    batch = config.batch
     world = fabric.world_size
     unlabeled_batch = max(1, round(config.ratio * config.batch)) if config.method != "supervised" else 0
     for name, size in (("batch", config.batch), ("batch x ratio", unlabeled_batch)):
@@ -132,7 +136,12 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
     last = min(schedule.steps, config.stop or schedule.steps)
     work = probe.Work(config, schedule, fabric, student, method, steps_data, judge)
     over = saved is not None and (first >= last or bool(saved["state"].get("ended")))
-    expected = None if over else probe.measure(work, first, last)
+    expected = None
+    if not over:
+        work, expected = probe.afford(work, first, last) if free else (work, probe.measure(work, first, last))
+        if work.config.accumulate != config.accumulate:
+            notes.append(f"A whole batch does not fit into memory: each is taken in {work.config.accumulate} parts.")
+        config, schedule, steps_data = work.config, work.schedule, work.data
 
     teacher = EMATeacher(student)
     optimizer = build_optimizer(student, config)
@@ -140,7 +149,7 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
     claim_folder(out, fabric, new=resume is None)
     if speaks and resume is None:
         save_config(replace(absolute_paths(config), stop=None), out / "config.yaml")  # it is no part of a whole run
-    log = RunLog(out, schedule.steps, (config.batch, unlabeled_batch), speaks=speaks)
+    log = RunLog(out, schedule.steps, (batch, unlabeled_batch), speaks=speaks)
     album = Album(out, data.labeled.classes, data.val, log.say, speaks)
     complete = config
 
