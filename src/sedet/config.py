@@ -146,7 +146,7 @@ class TrainConfig:
     ramp: float = 0.1
     """Share of the steps over which the unlabelled weight rises after the burn-in."""
     ema_decay: float | None = None
-    """Largest decay of the teacher's average. Default: from the steps after burn-in."""
+    """Largest decay of the teacher's average. Default: it spans 0.3 of the steps after the burn-in."""
     half_size: bool = True
     """Train labelled images at half size too (as well as at full size)."""
     seed: int = 0

@@ -30,7 +30,8 @@ def test_good_data_has_no_problem(tmp_path: Path) -> None:
     for i in range(3):
         save(tmp_path / "pool" / f"{i}.jpg", 500 + i)
     for fast in (True, False):
-        report = check_data(good(tmp_path / "a"), [str(tmp_path / "pool")], good(tmp_path / "v", seed=100), fast=fast)
+        val = good(tmp_path / "v", count=30, seed=100)
+        report = check_data(good(tmp_path / "a"), [str(tmp_path / "pool")], val, fast=fast)
         assert report.ok and report.problems == ()
         lines = report.lines()
         assert lines[0].startswith("labelled: 12 images (0 without objects), 12 boxes, 1 classes")
@@ -156,27 +157,27 @@ def test_duplicates_and_leaks(tmp_path: Path) -> None:
 
 
 def test_without_val_it_says_what_is_set_aside(tmp_path: Path) -> None:
-    assert "2 of 12 labelled images would be set aside" in texts(check_data(good(tmp_path / "a")), "note")[0]
+    assert "6 of 30 labelled images would be set aside" in texts(check_data(good(tmp_path / "a", count=30)), "note")[0]
     report = check_data(good(tmp_path / "b", count=5))
-    assert report.ok and any("fewer than 10" in t for t in texts(report, "warning"))
+    assert report.ok and any("fewer than 30" in t for t in texts(report, "warning"))
 
 
 def test_check_and_training_read_the_same(tmp_path: Path) -> None:
     """What is set aside or left out: of the pool with and without val, of classes that are not to be learnt."""
-    rows = [[(3, [5, 5, 20, 20]), (7, [5, 5, 20, 20])]] * 12
+    rows = [[(3, [5, 5, 20, 20]), (7, [5, 5, 20, 20])]] * 30
     data, val = coco(tmp_path / "a", rows, size=(120, 90)), coco(tmp_path / "v", rows, size=(120, 90), seed=100)
     for seed in (500, 501):
         save(tmp_path / "v" / f"{seed}.png", seed, 120, 90)
     pools = (str(tmp_path / "a"), str(tmp_path / "v"))
     for judged in (None, str(val)):
         trained = read_data(TrainConfig(labeled=str(data), unlabeled=pools, val=judged, classes=("cat",)))
-        assert trained.pool is not None and trained.pool.left_out_val == (2 if judged is None else 12)
+        assert trained.pool is not None and trained.pool.left_out_val == (6 if judged is None else 30)
         for fast in (False, True):
             report = check_data(data, pools, judged, ("cat",), fast)
             assert f"unlabelled: {trained.pool.summary()}" in report.facts
             assert texts(report, "warning") == [str(p) for p in trained.problems if p.level == "warning"] == []
         few = [line for line in trained.notes if "inconclusive" in line]
-        assert len(few) == (judged is None) == any("Only 2 images to judge by" in t for t in texts(report, "note"))
+        assert len(few) == (judged is None) == any("Only 6 images to judge by" in t for t in texts(report, "note"))
 
 
 def test_a_nearly_black_image_is_noted(tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_a_nearly_black_image_is_noted(tmp_path: Path) -> None:
 
 
 def test_lines_are_limited_and_clean(tmp_path: Path) -> None:
-    data = good(tmp_path / "a")
+    data = good(tmp_path / "a", count=30)
     edit(
         data, {"categories": [{"id": 3, "name": "cat"}, *({"id": i, "name": f"\x1b[31m{i}\n"} for i in range(20, 30))]}
     )

@@ -111,13 +111,13 @@ def test_nothing_to_split() -> None:
 
 
 def test_holdout_is_a_partition_that_keeps_classes_in_both() -> None:
-    data = table([[0]] * 20 + [[1]] * 2 + [[2]] + [[0, 2]] * 0 + [[]] * 2)
+    data = table([[0]] * 28 + [[1]] * 2 + [[2]] + [[]] * 4)
     for seed in range(5):
         parts = holdout(data, 0.2, seed)
         assert parts is not None
         train, val = parts
-        assert len(val) == 5 and len(train) == 20
-        assert {e.id for e in train.images} | {e.id for e in val.images} == set(range(25))
+        assert len(val) == 7 and len(train) == 28
+        assert {e.id for e in train.images} | {e.id for e in val.images} == set(range(35))
         assert (train.class_counts() > 0).all(), "no class loses its last image"
         assert val.class_counts()[1] == 1 and val.class_counts()[2] == 0
         assert train.classes == val.classes == data.classes
@@ -125,16 +125,16 @@ def test_holdout_is_a_partition_that_keeps_classes_in_both() -> None:
         assert again is not None and again[1].images == val.images
 
 
-def test_holdout_needs_ten_images() -> None:
-    assert holdout(table([[0]] * 9)) is None
-    assert holdout(table([[0]] * 10)) is not None
-    assert holdout(table([[i] for i in range(12)], classes=12)) is None  # each class on one image: none can go
+def test_holdout_needs_thirty_images() -> None:
+    assert holdout(table([[0]] * 29)) is None
+    assert holdout(table([[0]] * 30)) is not None
+    assert holdout(table([[i] for i in range(40)], classes=40)) is None  # each class on one image: none can go
 
 
 @pytest.mark.parametrize("near", [True, False])
 def test_holdout_parts_no_copies(tmp_path: Path, near: bool) -> None:
     """Images 0 to 5 come twice: as equal files, and (seen where images are decoded) encoded anew."""
-    path = coco(tmp_path, [[(3, [1, 2, 9, 9])]] * 20)
+    path = coco(tmp_path, [[(3, [1, 2, 9, 9])]] * 30)
     for i in range(6):
         if i < 3:
             shutil.copy(tmp_path / f"{i:03d}.png", tmp_path / f"{10 + i:03d}.png")
@@ -143,21 +143,21 @@ def test_holdout_parts_no_copies(tmp_path: Path, near: bool) -> None:
     data = read_table(path)
     parted = 0
     for seed in range(6):
-        parts = holdout(data, 0.3, seed, near)
+        parts = holdout(data, 0.2, seed, near)
         assert parts is not None and 4 <= len(parts[1]) <= 6
         val = {e.name for e in parts[1].images}
         for i in range(6):
             together = (f"{i:03d}.png" in val) == (f"{10 + i:03d}.png" in val)
             assert together or (i >= 3 and not near)
             parted += not together
-        again = holdout(data, 0.3, seed, near)
+        again = holdout(data, 0.2, seed, near)
         assert again is not None and again[1].images == parts[1].images
     assert near or parted
 
 
 def test_copies_of_one_picture_are_no_val(tmp_path: Path) -> None:
-    path = coco(tmp_path, [[(3, [1, 2, 9, 9])]] * 10)
-    for i in range(1, 10):
+    path = coco(tmp_path, [[(3, [1, 2, 9, 9])]] * 30)
+    for i in range(1, 30):
         shutil.copy(tmp_path / "000.png", tmp_path / f"{i:03d}.png")
     assert holdout(read_table(path)) is None
 

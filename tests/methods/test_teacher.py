@@ -76,7 +76,7 @@ def test_other_networks_are_refused() -> None:
 
 
 def test_decay() -> None:
-    assert ema_decay(10**9, 1000) == pytest.approx(0.98)  # 1 - 1/50
+    assert ema_decay(10**9, 1000) == pytest.approx(1 - 1 / 300)
     assert ema_decay(10**9, 10) == 0.9  # clipped below
     assert ema_decay(10**9, 0) == 0.9
     assert ema_decay(10**9, 10**7) == 0.9996  # and above
@@ -84,5 +84,7 @@ def test_decay() -> None:
     assert ema_decay(90, 1000) == pytest.approx(0.91)
     assert ema_decay(10**9, 1000, largest=0.5) == 0.5
     assert ema_decay(0, 1000, largest=0.05) == 0.05
-    steps = [ema_decay(t, 4000) for t in range(0, 3000, 7)]
-    assert steps == sorted(steps) and steps[-1] == pytest.approx(0.995)
+    steps = [ema_decay(t, 500) for t in range(0, 3000, 7)]
+    assert steps == sorted(steps) and steps[-1] == pytest.approx(1 - 1 / 150)
+    assert ema_decay(3, 500, settled=True) == ema_decay(10**9, 500)  # after a burn-in nothing is to be forgotten
+    assert ema_decay(3, 500, largest=0.5, settled=True) == 0.5

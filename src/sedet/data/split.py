@@ -22,9 +22,9 @@ from sedet.errors import DataError
 
 MIN_BOXES = 3
 """Boxes of each class that a labelled part holds at least, where there are so many."""
-MIN_HOLDOUT = 10
+MIN_HOLDOUT = 30
 """Labelled images under which none are held out."""
-FEW_TO_JUDGE = 10
+FEW_TO_JUDGE = 30
 """Images to judge by under which a score says little."""
 
 
@@ -83,7 +83,7 @@ def split_table(table: AnnotationTable, percent: float, fold: int, seed: int = 0
 def holdout(
     table: AnnotationTable, share: float = 0.2, seed: int = 0, near: bool = True
 ) -> tuple[AnnotationTable, AnnotationTable] | None:
-    """Set a part of the labelled images aside to judge by: (train, val), or None under 10 images.
+    """Set a part of the labelled images aside to judge by: (train, val), or None under 30 images.
 
     Val gets round(share x images) images, at least one. Images are shuffled by the seed; for each class,
     rarest first, val takes the earliest image that holds it, then the earliest others, but never the last

@@ -48,14 +48,20 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def ema_decay(step: int, steps_after_burn_in: int, largest: float | None = None) -> float:
-    """Decay at a step: clip(1 - 1 / (0.05 x steps after burn-in), 0.9, 0.9996), warmed up (our design).
+SPAN = 0.3
+"""Share of the steps after the burn-in that the average spans: a teacher that follows its student in a few steps
+learns its own mistakes from it (our design; docs/decisions.md)."""
+
+
+def ema_decay(step: int, steps_after_burn_in: int, largest: float | None = None, settled: bool = False) -> float:
+    """Decay at a step: clip(1 - 1 / (SPAN x steps after burn-in), 0.9, 0.9996), warmed up at first (our design).
 
     Args:
-        step: updates made so far, counted from the last (re)start of the average.
-        steps_after_burn_in: length of the semi-supervised part; the average spans about a twentieth of it.
+        step: updates made so far.
+        steps_after_burn_in: length of the semi-supervised part.
         largest: overrides the computed decay.
+        settled: the average goes on from a trained detector (after a burn-in): no warm-up, (1 + t) / (10 + t).
     """
     if largest is None:
-        largest = min(max(1.0 - 1.0 / max(0.05 * steps_after_burn_in, 1e-6), 0.9), 0.9996)
-    return min(largest, (1.0 + step) / (10.0 + step))
+        largest = min(max(1.0 - 1.0 / max(SPAN * steps_after_burn_in, 1e-6), 0.9), 0.9996)
+    return largest if settled else min(largest, (1.0 + step) / (10.0 + step))

@@ -155,7 +155,8 @@ def train_loop(t: Training) -> None:
         state.step += 1
         state.summed += 1
         after = schedule.steps - schedule.burn_in  # the twin too: its average is as long as SED's
-        t.teacher.update(t.student, ema_decay(state.step, after, config.ema_decay))
+        settled = 0 < schedule.burn_in < state.step
+        t.teacher.update(t.student, ema_decay(state.step, after, config.ema_decay, settled))
         t.log.tick(state, values, time.perf_counter() - started, progress)
         if schedule.evaluates_after(state.step):
             evaluate(t)
