@@ -82,8 +82,8 @@ class PredictOptions:
     """How detections are written; one or several."""
     draw: bool = False
     """Write the images with their detections drawn, too."""
-    score: float = 0.3
-    """Lowest score of a detection that is written."""
+    score: float | None = None
+    """Lowest score of a detection that is written. Default: the detector's best on its val images, else 0.3."""
     max_detections: int = 100
     """Most detections an image, best first."""
     batch: int = 8
@@ -203,7 +203,9 @@ def evaluate(argv: Sequence[str]) -> int:
 def predict(argv: Sequence[str]) -> int:
     options = parse(PredictOptions, argv, "sedet predict")
     bounded(
-        score=(options.score, 0, 1), batch=(options.batch, 1, None), max_detections=(options.max_detections, 1, None)
+        score=(options.score or 0, 0, 1),
+        batch=(options.batch, 1, None),
+        max_detections=(options.max_detections, 1, None),
     )
     if not options.sources:
         raise ConfigError("nothing to predict on: name images, folders, list files or globs after the detector")

@@ -26,6 +26,7 @@ from sedet.data.table import AnnotationTable
 from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError, DataError, ImageError
 from sedet.evaluation.coco import COCO_AREA_RANGES, Metrics, coco_metrics
+from sedet.evaluation.pseudo_labels import best_score
 from sedet.outputs import (
     Item,
     Pictures,
@@ -65,7 +66,7 @@ class PredictSummary:
 
     Attributes:
         images: images predicted on.
-        detections: detections written.
+        detections: detections written; score: the lowest of them could have had.
         skipped: what was wrong with each image that could not be read.
         seconds: time taken, without loading the detector.
         files: what was written.
@@ -73,6 +74,7 @@ class PredictSummary:
 
     images: int
     detections: int
+    score: float
     skipped: tuple[str, ...]
     seconds: float
     files: tuple[Path, ...]
@@ -82,7 +84,7 @@ class PredictSummary:
         skipped = f", {len(self.skipped)} unreadable and skipped" if self.skipped else ""
         places = ", ".join(str(path) for path in self.files)
         return (
-            f"{self.detections} detections in {self.images} images{skipped} "
+            f"{self.detections} detections in {self.images} images, score {self.score:g} and more{skipped} "
             f"({self.seconds:.1f} s, {rate:.1f} images/s), written to {places}"
         )
 
@@ -93,7 +95,7 @@ def predict_sources(
     out: str | Path = "predictions",
     format: str | Sequence[str] = "jsonl",
     draw: bool = False,
-    score: float = 0.3,
+    score: float | None = None,
     batch: int = 8,
     device: str = "auto",
     max_detections: int = 100,
@@ -110,7 +112,7 @@ def predict_sources(
         out: folder to write to, new or empty.
         format: one or several of jsonl, csv, coco, yolo; see ``sedet.outputs``.
         draw: write pictures of the detections too.
-        score: lowest score of a detection that is written.
+        score: lowest score of a detection that is written. Default: the detector's own, see ``Predictor.score``.
         batch: images at a time.
         device: as for ``load``.
         max_detections: most detections an image, best first.
@@ -123,9 +125,11 @@ def predict_sources(
         OSError: a file cannot be written (``filename`` names it); what was made is removed.
     """
     out, formats = Path(out), check_formats(format)
-    check_score(score)
+    if score is not None:
+        check_score(score)
     check_new(out)
     predictor = load(detector, device)
+    score = predictor.score if score is None else score
     paths = find_images([sources] if isinstance(sources, str) else list(sources))
     if not paths:
         raise DataError("no images were found", ", ".join(sources), "Give images, folders, lists or globs")
@@ -177,7 +181,7 @@ def predict_sources(
         if pictures is not None:
             pictures.discard()
         raise
-    return PredictSummary(images, count, tuple(skipped), time.perf_counter() - start, tuple(files))
+    return PredictSummary(images, count, score, tuple(skipped), time.perf_counter() - start, tuple(files))
 
 
 def evaluate(
@@ -224,7 +228,7 @@ def evaluate(
     if not len(table):
         raise DataError("there are no images to judge by", table.source, "Give labelled data")
     table, found = detect_table(predictor, table, batch=batch, score_threshold=score_threshold, progress=progress)
-    metrics = coco_metrics(table, found, area_ranges)
+    metrics = replace(coco_metrics(table, found, area_ranges), best_score=best_score(table, found))
     if json is not None:
         write_text(Path(json), dumps(metrics.to_dict(), indent=2, allow_nan=False) + "\n")
     return metrics

@@ -121,6 +121,7 @@ class Predictor:
         classes: class names by label.
         image_size: long side that images are resized to, pixels.
         metadata: what the file says of its training.
+        score: the score detections are cut at by default: the best on its val images, or 0.3.
         device: where it runs.
     """
 
@@ -129,6 +130,7 @@ class Predictor:
         self.classes = loaded.classes
         self.image_size = loaded.image_size
         self.metadata = loaded.metadata
+        self.score = loaded.score
         self.device = device
         self._most = sys.maxsize  # images that fit in memory, as far as is known
 
@@ -137,18 +139,18 @@ class Predictor:
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
-        self, image: ImageLike, score: float = ..., max_detections: int = ..., batch: int = ...
+        self, image: ImageLike, score: float | None = ..., max_detections: int = ..., batch: int = ...
     ) -> Result: ...
 
     @overload
     def predict(
-        self, image: Sequence[ImageLike], score: float = ..., max_detections: int = ..., batch: int = ...
+        self, image: Sequence[ImageLike], score: float | None = ..., max_detections: int = ..., batch: int = ...
     ) -> list[Result]: ...
 
     def predict(
         self,
         image: ImageLike | Sequence[ImageLike],
-        score: float = 0.3,
+        score: float | None = None,
         max_detections: int = 100,
         batch: int = 8,
     ) -> Result | list[Result]:
@@ -158,7 +160,7 @@ class Predictor:
             image: one image or a list of them, each a path (turned by its EXIF orientation), a PIL image
                 (taken as it is), a uint8 RGB array [height, width, 3] (OpenCV's are BGR: turn them round) or
                 a uint8 RGB tensor [3, height, width]. Grey arrays and tensors will do too.
-            score: lowest score of a detection.
+            score: lowest score of a detection. Default: the detector's own (``score``).
             max_detections: most detections an image, best first.
             batch: images at a time.
 
@@ -171,6 +173,7 @@ class Predictor:
         """
         if isinstance(image, (str, Path, Image.Image, np.ndarray, Tensor)):
             return self.predict([image], score, max_detections, batch)[0]
+        score = self.score if score is None else score
         check_score(score)
         results: list[Result] = []
         for part in batches(image, batch):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sedet.data.table import Objects
-from sedet.evaluation.pseudo_labels import pseudo_label_quality
+from sedet.evaluation.pseudo_labels import best_score, pseudo_label_quality
 
 from .cases import NOTHING, make_detections, make_table, random_case
 
@@ -57,3 +57,29 @@ def test_empty() -> None:
     row = pseudo_label_quality(make_table([Objects.empty()]), [NOTHING], [0.5])[0]
     assert math.isnan(row.precision) and math.isnan(row.recall) and row.labels == 0
     assert math.isnan(pseudo_label_quality(make_table([]), [], [0.5])[0].labels)
+
+
+def test_the_best_score_by_hand() -> None:
+    table = make_table([Objects.build([[0, 0, 100, 100], [200, 0, 300, 100]], [0, 0])])
+    boxes = [[0, 0, 100, 100], [400, 0, 500, 100], [200, 0, 300, 100], [600, 0, 700, 100], [700, 0, 800, 100]]
+    found = make_detections(boxes, [0.9, 0.6, 0.405, 0.2, 0.2], [0] * 5)
+    # F1 at .9: 2/3; at .6: 1/2; at .4: 4/5; at .2: 4/7
+    assert best_score(table, [found]) == 0.4
+    assert best_score(table, [make_detections(boxes[:2], [0.9, 0.6], [0, 0])]) == 0.9
+    assert best_score(table, [NOTHING]) is None
+    assert best_score(table, [make_detections(boxes[1:2], [0.6], [0])]) is None, "nothing right"
+    assert best_score(make_table([Objects.build([], [])]), [found]) is None, "no objects"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_score_is_the_best_of_all(seed: int) -> None:
+    table, detections = random_case(seed, crowd=0.2)
+    best = best_score(table, detections)
+    assert best is not None
+
+    def f1(threshold: float) -> float:
+        row = pseudo_label_quality(table, detections, [threshold])[0]
+        total = row.precision + row.recall
+        return 2 * row.precision * row.recall / total if total > 0 else 0.0
+
+    assert f1(best) == max(f1(i / 100) for i in range(1, 100))

@@ -16,7 +16,7 @@ from PIL import Image
 import sedet
 from sedet.config import ModelConfig
 from sedet.detectors.build import build_detector
-from sedet.detectors.file import load_detector, save_detector
+from sedet.detectors.file import LoadedDetector, load_detector, save_detector
 from sedet.detectors.inference import detect
 from sedet.detectors.regions import Detections
 from sedet.errors import CheckpointError, ConfigError, ImageError, SedetError
@@ -38,6 +38,22 @@ def test_every_kind_of_image_gives_the_same_result(red: Predictor, tmp_path: Pat
         assert result.names == ("red box",) and result.labels.tolist() == [1]
         assert (result.width, result.height) == (80, 60)
     assert [r.path for r in results] == [path, path, None, None, None]
+
+
+def test_the_detectors_own_score_is_the_default(red: Predictor) -> None:
+    assert red.score == 0.3 and red.predict(scene()).names == ("red box",)
+    red.score = 0.15
+    assert red.predict(scene()).names == ("red box", "cat")
+    assert red.predict(scene(), score=0.5).names == ("red box",)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "score"),
+    [({"best_score": 0.17}, 0.17), ({"best_score": None}, 0.3), ({"best_score": "x"}, 0.3), ({"best_score": 7}, 0.3)]
+    + [(None, 0.3), ([], 0.3)],
+)
+def test_a_file_says_the_score_to_cut_at(metrics: Any, score: float) -> None:
+    assert LoadedDetector(None, (), 64, {"metrics": metrics}).score == score  # type: ignore[arg-type]
 
 
 def test_scores_below_the_threshold_are_left_out(red: Predictor) -> None:

@@ -24,7 +24,7 @@ from sedet.data.table import AnnotationTable
 from sedet.demo.scenes import DemoData, draw_scenes
 from sedet.demo.settings import AREA_RANGES, CEILING_FROM, SCENES, TRIALS, demo_config
 from sedet.detectors.build import Detector
-from sedet.detectors.file import load_detector
+from sedet.detectors.file import DEFAULT_SCORE, load_detector
 from sedet.evaluation.coco import Metrics
 from sedet.files import write_atomically
 from sedet.outputs import check_new
@@ -36,7 +36,6 @@ from sedet.training.validate import Judge
 
 PICTURES = 6
 """Val images in the side-by-side picture."""
-PICTURE_SCORE = 0.3
 
 
 @dataclass(frozen=True)
@@ -237,6 +236,8 @@ def picture(val: AnnotationTable, judged: list[Judged], image_size: int) -> Any:
         for one in judged
         if one.label in ("supervised", "SED, teacher")
     }
+    # scores of soft targets are lower: each detector is shown at its own best
+    cut = {one.label: one.metrics.best_score or DEFAULT_SCORE for one in judged}
     images, titles = [], []
     for i, entry in enumerate(chosen.images):
         pixels = read_image(entry.path)
@@ -244,10 +245,10 @@ def picture(val: AnnotationTable, judged: list[Judged], image_size: int) -> Any:
         images.append(draw_boxes(pixels, truth.boxes, truth.labels, val.classes))
         titles.append(f"{entry.name}: truth")
         for label, detections in found.items():
-            keep = detections[i].scores >= PICTURE_SCORE
+            keep = detections[i].scores >= cut[label]
             boxes, labels, scores = (
                 x[keep].numpy() for x in (detections[i].boxes, detections[i].labels, detections[i].scores)
             )
             images.append(draw_boxes(pixels, boxes, labels, val.classes, scores))
-            titles.append(label)
+            titles.append(f"{label}, score {cut[label]:g} and more")
     return grid(images, titles, 1 + len(found))

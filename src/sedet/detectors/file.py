@@ -15,6 +15,9 @@ from sedet.detectors.build import Detector, rebuild_detector
 from sedet.errors import CheckpointError
 from sedet.files import write_atomically
 
+DEFAULT_SCORE = 0.3
+"""Where a file says of no better one: the score from which on a detection is shown or written."""
+
 FORMAT = 1
 """Version of the metadata. Files of a newer version are refused."""
 
@@ -34,6 +37,13 @@ class LoadedDetector:
     classes: tuple[str, ...]
     image_size: int
     metadata: dict[str, Any]
+
+    @property
+    def score(self) -> float:
+        """The score to cut at: the best on the val images of its training, or DEFAULT_SCORE."""
+        metrics = self.metadata.get("metrics")
+        found = metrics.get("best_score") if isinstance(metrics, dict) else None
+        return float(found) if isinstance(found, (int, float)) and 0 <= found <= 1 else DEFAULT_SCORE
 
 
 def save_detector(

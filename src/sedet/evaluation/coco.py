@@ -38,6 +38,7 @@ class Metrics:
         per_class: class name -> ``ap``, ``ap50`` and ``boxes`` (ground truth, without ignored ones).
         images, boxes: how many were judged by; crowd and difficult boxes are not counted.
         area_ranges: sides in original pixels that part small, medium and large.
+        best_score: the score to cut at for the best F1, where it was looked for.
     """
 
     ap: float
@@ -51,6 +52,7 @@ class Metrics:
     images: int
     boxes: int
     area_ranges: tuple[float, float] = COCO_AREA_RANGES
+    best_score: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: nan becomes None."""
@@ -66,6 +68,7 @@ class Metrics:
             "images": self.images,
             "boxes": self.boxes,
             "area_ranges": list(self.area_ranges),
+            "best_score": self.best_score,
         }
 
     def table(self, title: str = "") -> Table:
@@ -80,7 +83,8 @@ class Metrics:
         table = Table(
             title=escape(printable(title)) or None,
             caption=f"{self.images} images. Small is under {small:g}², large over {large:g}² px. "
-            "–: no objects to measure by.",
+            "–: no objects to measure by."
+            + (f" Best F1 at score {self.best_score:g}." if self.best_score is not None else ""),
         )
         table.add_column("")
         for heading in ("AP", "AP50", "AP75", "boxes"):

@@ -12,6 +12,9 @@ from sedet.data.table import AnnotationTable
 from sedet.detectors.regions import Detections
 from sedet.evaluation.matching import per_image_records
 
+SCORES = tuple(i / 100 for i in range(1, 100))
+"""Thresholds that are tried for the best one."""
+
 
 class PseudoLabelQuality(NamedTuple):
     """What the detections with at least ``threshold`` are worth as labels.
@@ -65,3 +68,20 @@ def pseudo_label_quality(
             )
         )
     return rows
+
+
+def best_score(table: AnnotationTable, detections: Sequence[Detections], iou: float = 0.5) -> float | None:
+    """The score to cut at for the best F1 (harmonic mean of precision and recall), over all classes together.
+
+    Detectors differ in how sure they are: soft targets lower scores, so no one threshold suits all.
+
+    Returns:
+        A score in hundredths, the highest of equally good ones; None where nothing right is found.
+    """
+    best, score = 0.0, None
+    for row in pseudo_label_quality(table, detections, SCORES, iou):
+        if row.precision > 0 and row.recall > 0:  # nan is neither
+            f1 = 2 * row.precision * row.recall / (row.precision + row.recall)
+            if f1 >= best:
+                best, score = f1, row.threshold
+    return score

@@ -151,12 +151,12 @@ def prediction_picture(
             image = read_image(entry.path, use_exif=entry.use_exif)
         except ImageError:
             continue
-        found = detect(loaded.model, [image], loaded.image_size, score_threshold=SCORE)[0]
+        found = detect(loaded.model, [image], loaded.image_size, score_threshold=loaded.score)[0]
         labels = np.where(truth.ignored, max(names), truth.labels)
         pictures.append(draw_boxes(image, truth.boxes, labels, names))
         titles.append(f"{Path(entry.name).name}: truth")
         pictures.append(draw_boxes(image, found.boxes.numpy(), found.labels.numpy(), names, found.scores.numpy()))
-        titles.append(f"detected, score {SCORE:g} and more")
+        titles.append(f"detected, score {loaded.score:g} and more")
     return grid(pictures, titles, columns=4, cell=480)
 
 

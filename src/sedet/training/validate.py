@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from sedet.detectors.inference import detect
 from sedet.detectors.regions import Detections
 from sedet.errors import ImageError
 from sedet.evaluation.coco import COCO_AREA_RANGES, Metrics, coco_metrics
+from sedet.evaluation.pseudo_labels import best_score
 
 
 class Judge:
@@ -62,7 +64,9 @@ class Judge:
         """Metrics over the images that can be read."""
         found = self.detections(model)
         read = [i for i in range(len(self.table)) if i not in self._unread]
-        return coco_metrics(self.table.subset(read), [found[i] for i in read], area_ranges=self.area_ranges)
+        table, judged = self.table.subset(read), [found[i] for i in read]
+        metrics = coco_metrics(table, judged, area_ranges=self.area_ranges)
+        return replace(metrics, best_score=best_score(table, judged))
 
     def _batch(self, model: Detector, indices: range) -> Iterator[Detections]:
         images = [self._image(i) for i in indices]
