@@ -236,7 +236,7 @@ def picture(val: AnnotationTable, judged: list[Judged], image_size: int) -> Any:
         for one in judged
         if one.label in ("supervised", "SED, teacher")
     }
-    # scores of soft targets are lower: each detector is shown at its own best
+    # soft targets change how sure a detector is: each is shown at its own best
     cut = {one.label: one.metrics.best_score or DEFAULT_SCORE for one in judged}
     images, titles = [], []
     for i, entry in enumerate(chosen.images):

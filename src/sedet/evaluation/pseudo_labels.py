@@ -73,7 +73,7 @@ def pseudo_label_quality(
 def best_score(table: AnnotationTable, detections: Sequence[Detections], iou: float = 0.5) -> float | None:
     """The score to cut at for the best F1 (harmonic mean of precision and recall), over all classes together.
 
-    Detectors differ in how sure they are: soft targets lower scores, so no one threshold suits all.
+    Detectors differ in how sure they are, and soft targets change it, so no one threshold suits all.
 
     Returns:
         A score in hundredths, the highest of equally good ones; None where nothing right is found.
