@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.rows import Row
 from benchmarks.tables import (
     best_twin,
@@ -31,9 +29,10 @@ def fill_pages(
     results: Sequence[dict[str, Any]],
     comparisons: Sequence[Any],
     suite: dict[str, Any] | None = None,
+    demo: dict[str, Any] | None = None,
 ) -> None:
     """Fill the marks of both pages; a page that is not there is left out."""
-    on_readme = readme_parts(results, comparisons) | suite_part(suite)
+    on_readme = readme_parts(results, comparisons) | suite_part(suite) | demo_part(demo)
     for page, parts in ((readme, on_readme), (experiments, experiments_part(results))):
         if page.is_file():
             write_if_changed(page, fill(page.read_text(encoding="utf-8"), parts))
@@ -47,9 +46,6 @@ def readme_parts(results: Sequence[dict[str, Any]], comparisons: Sequence[Any]) 
     demo = next((g for g in shown if g["dataset"] == "demo"), None)
     if demo is not None:
         parts["demo-table"] = demo_table(rows, demo)
-        seconds = demo_seconds(rows, demo)
-        if seconds is not None:
-            parts["demo-time"] = f"Training takes about {seconds / 60:.0f} minutes on 2 cores."
     lines = []
     for group in (g for g in shown if g["dataset"] != "demo"):
         judged = {g["split"] for g in shown if all(g[k] == group[k] for k in ("dataset", "recipe", "percent"))}
@@ -89,15 +85,12 @@ def suite_part(suite: dict[str, Any] | None) -> dict[str, str]:
     return {"test-time": f"It holds {passed:,} tests and takes about {minutes} minutes on {cores} cores."}
 
 
-def demo_seconds(rows: Sequence[Row], group: dict[str, Any]) -> float | None:
-    """Time of the twin and SED, their burn-in once, on a CPU of two cores."""
-    both = [cell_rows(rows, group, method=method, variant="default") for method in ("supervised", "sed")]
-    times = [
-        a["seconds"] + b["seconds"] - b["burn_in_seconds"]
-        for a, b in zip(*both, strict=False)
-        if a["device"] == b["device"] == "cpu" and a["machine"]["cores"] == 2
-    ]
-    return float(np.mean(times)) if times else None
+def demo_part(run: dict[str, Any] | None) -> dict[str, str]:
+    """What a newcomer may expect of the demo."""
+    if run is None:
+        return {}
+    minutes, cores = max(1, round(run["seconds"] / 60)), run["machine"]["cores"]
+    return {"demo-time": f"It takes about {minutes} minutes on {cores} cores."}
 
 
 def pool_size(rows: Sequence[Row], group: dict[str, Any]) -> str:

@@ -21,7 +21,8 @@ from sedet.files import write_atomically
 RESULTS = Path(__file__).resolve().parent / "results"
 OPENINGS = "val_openings.json"
 COMPARISONS = "comparisons.json"
-SUITE = "suite.json"
+SUITE, DEMO_RUN = "suite.json", "demo-run.json"
+"""What README's two commands took: no cells."""
 
 Row = dict[str, Any]
 
@@ -55,7 +56,7 @@ def load_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
     """All results of clean trees, sorted by file name."""
     results = []
     for path in sorted(folder.glob("*.json")):
-        if path.name in (OPENINGS, COMPARISONS, SUITE):
+        if path.name in (OPENINGS, COMPARISONS, SUITE, DEMO_RUN):
             continue
         result = read_result(path)
         if result is not None and not result["rows"][0]["commit"].endswith("-dirty"):
@@ -86,9 +87,9 @@ def best_variant(rows: Sequence[Row], **cell: Any) -> str | None:
     return max(means, key=lambda v: (means[v], v == "default"), default=None)
 
 
-def load_suite(folder: Path = RESULTS) -> dict[str, Any] | None:
-    """What benchmarks/suite.py measured; None if it was not run, or on a tree that was not as committed."""
-    path = folder / SUITE
+def load_command(name: str, folder: Path = RESULTS) -> dict[str, Any] | None:
+    """What benchmarks/commands.py measured; None if it was not run, or on a tree that was not as committed."""
+    path = folder / name
     found = dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
     return None if found is None or str(found["commit"]).endswith("-dirty") else found
 

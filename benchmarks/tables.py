@@ -22,7 +22,17 @@ import numpy as np
 
 from benchmarks.compare import identity, load_comparisons, wanted
 from benchmarks.provenance import ROOT
-from benchmarks.rows import RESULTS, Row, best_variant, load_results, load_suite, read_openings, select
+from benchmarks.rows import (
+    DEMO_RUN,
+    RESULTS,
+    SUITE,
+    Row,
+    best_variant,
+    load_command,
+    load_results,
+    read_openings,
+    select,
+)
 
 GROUP = ("dataset", "recipe", "split", "percent")
 METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
@@ -382,8 +392,8 @@ def main() -> int:
     write_if_changed(options.docs / "results.md", render(results, comparisons, read_openings(options.results)))
     draw_curves(results, options.docs)
     if options.readme:
-        suite = load_suite(options.results)
-        fill_pages(ROOT / "README.md", options.docs / "experiments.md", results, comparisons, suite)
+        suite, demo = load_command(SUITE, options.results), load_command(DEMO_RUN, options.results)
+        fill_pages(ROOT / "README.md", options.docs / "experiments.md", results, comparisons, suite, demo)
     return 0
 
 

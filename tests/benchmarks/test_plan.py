@@ -29,8 +29,14 @@ def test_methods_and_lengths_share_one_burn_in(recipe: str) -> None:
 
 @pytest.mark.parametrize("method", sorted(VARIANTS))
 def test_no_variant_is_another_one(method: str) -> None:
-    found = [job(method=method, variant=v, length=1.5 if v == "wallclock" else None) for v in VARIANTS[method]]
-    assert len({j.config_id for j in found}) == len(found)
+    """In one recipe at least: a part may be off in the one and on in the other."""
+
+    def ids(variant: str) -> tuple[str, ...]:
+        length = 1.5 if variant == "wallclock" else None
+        recipes = ("tiny", "demo")
+        return tuple(job(recipe=r, method=method, variant=variant, length=length).config_id for r in recipes)
+
+    assert len({ids(v) for v in VARIANTS[method]}) == len(VARIANTS[method])
 
 
 def test_without_half_size_labels_each_has_its_own_burn_in() -> None:

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from benchmarks.compare import identity, joint_bootstrap, load_comparisons
-from benchmarks.pages import fill, readme_parts, suite_part
+from benchmarks.pages import demo_part, fill, readme_parts, suite_part
 from benchmarks.rows import (
     RESULTS,
     SUITE,
     best_variant,
+    load_command,
     load_detections,
     load_results,
-    load_suite,
     read_openings,
     save_detections,
 )
@@ -130,8 +130,13 @@ def test_what_readme_says_of_the_test_suite() -> None:
     assert suite_part(None) == {}
 
 
+def test_what_readme_says_of_the_demo() -> None:
+    assert demo_part({"seconds": 465.0, "machine": {"cores": 2}})["demo-time"] == "It takes about 8 minutes on 2 cores."
+    assert demo_part(None) == {}
+
+
 def test_a_suite_measured_on_a_changed_tree_does_not_count(tmp_path: Path) -> None:
     (tmp_path / SUITE).write_text(json.dumps({"commit": f"{COMMIT}-dirty"}))
-    assert load_suite(tmp_path) is None and load_results(tmp_path) == []
+    assert load_command("suite.json", tmp_path) is None and load_results(tmp_path) == []
     (tmp_path / SUITE).write_text(json.dumps({"commit": COMMIT}))
-    assert load_suite(tmp_path) == {"commit": COMMIT}
+    assert load_command("suite.json", tmp_path) == {"commit": COMMIT}
