@@ -40,6 +40,15 @@ def test_coco_crowd_difficult_and_polygons(tmp_path: Path) -> None:
     assert objects.boxes[2].tolist() == [1, 1, 9, 30]
 
 
+def test_coco_area_is_the_outlines_where_it_is_one(tmp_path: Path) -> None:
+    path = coco(tmp_path, [[(3, [0, 0, 5, 5])] * 5])
+    data = json.loads(path.read_text())
+    for annotation, area in zip(data["annotations"], (12.5, 0, "7", float("nan")), strict=False):
+        annotation["area"] = area
+    data["annotations"][4].pop("area", None)
+    assert read_table(write(path, data)).objects[0].areas.tolist() == [12.5, 25, 25, 25, 25]
+
+
 def test_coco_missing_sizes_come_from_the_file(tmp_path: Path) -> None:
     path = coco(tmp_path, [[]], size=(50, 30))
     edit(path, {"images": [{"id": 1, "file_name": "000.png"}]})

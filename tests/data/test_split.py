@@ -176,6 +176,7 @@ def equal(a: AnnotationTable, b: AnnotationTable) -> bool:
             for x, y in zip(a.objects, b.objects, strict=True)
             for key in ("boxes", "labels", "crowd", "difficult")
         )
+        and all(np.allclose(x.areas, y.areas, rtol=1e-4) for x, y in zip(a.objects, b.objects, strict=True))
     )
 
 
@@ -183,6 +184,7 @@ def test_written_coco_reads_back_the_same(tmp_path: Path) -> None:
     path = coco(tmp_path / "data", [[(7, [177.37, 6.67, 18.79, 22.58]), (90, [0.1, 0.2, 3.3, 4.4])], [], []])
     data = edit(path, {})
     data["annotations"][0]["iscrowd"] = data["annotations"][1]["difficult"] = 1
+    data["annotations"][0]["area"] = 100.5
     data["images"][2]["use_exif"] = False
     path.write_text(json.dumps(data))
     original = read_table(path).with_classes(["hen", "cat", "dog"])

@@ -39,12 +39,14 @@ def random_case(
     """Objects of every size; detections are jittered objects and noise. The last class is absent."""
     rng = np.random.default_rng(seed)
     objects, detections = [], []
-    for _ in range(images):
+    for image in range(images):
         n = int(rng.integers(0, dense))
         corner, side = rng.uniform(0, 200, (n, 2)), np.exp(rng.uniform(1.5, 5.2, (n, 2)))
         boxes = np.concatenate([corner, corner + side], 1).astype(np.float32)
         labels = rng.integers(0, classes - 1, n)
-        objects.append(Objects.build(boxes, labels, rng.random(n) < crowd, rng.random(n) < crowd / 2))
+        # every third image states its outlines, which fill some of their boxes
+        outlines = np.prod(side, axis=1) * (0.2 + 0.8 * np.arange(n) / max(1, n)) if image % 3 == 0 else None
+        objects.append(Objects.build(boxes, labels, rng.random(n) < crowd, rng.random(n) < crowd / 2, outlines))
         again = rng.integers(0, n, int(rng.integers(0, 2 * n))) if n else np.zeros(0, int)
         size = (boxes[again, 2:] - boxes[again, :2]).repeat(2, 0).reshape(-1, 4)
         near = boxes[again] + rng.normal(0, 0.12, (len(again), 4)) * size

@@ -31,15 +31,16 @@ def reference(
 
     gt, dt = [], []
     for i, (o, d) in enumerate(zip(table.objects, detections, strict=True)):
-        for box, label, ignored in zip(o.boxes.astype(float), o.labels, o.ignored, strict=True):
+        for n, (box, label, ignored) in enumerate(zip(o.boxes.astype(float), o.labels, o.ignored, strict=True)):
             w, h = box[2] - box[0], box[3] - box[1]
+            stated = float(o.outlines[n])
             gt.append(
                 {
                     "id": len(gt) + 1,
                     "image_id": i,
                     "category_id": int(label),
                     "bbox": [box[0], box[1], w, h],
-                    "area": w * h,
+                    "area": w * h if math.isnan(stated) else stated,
                     "iscrowd": int(ignored),
                 }
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ def read_coco(file: Path, images: Path | None = None) -> AnnotationTable:
     """Read a COCO JSON file.
 
     Boxes are ``bbox`` (x, y, width, height; corners in pixels), or the bounds of a polygon ``segmentation``
-    where there is no bbox. Classes come in the order of the categories. The images' folder is ``images``, or the
+    where there is no bbox. ``area`` tells small from large objects where it differs from the box's. Classes come in the order of the categories. The images' folder is ``images``, or the
     first of these that holds most of them: the JSON's folder; its folder named as the split in the JSON's
     name (instances_val2017.json: val2017, val); its ``images``; the same beside an ``annotations`` folder.
 
@@ -56,7 +57,7 @@ def read_coco(file: Path, images: Path | None = None) -> AnnotationTable:
                 )
             else:
                 crowd, difficult = (_flag(annotation, key, where) for key in ("iscrowd", "difficult"))
-                draft.add(_box(annotation, where), label or 0, crowd, difficult)
+                draft.add(_box(annotation, where), label or 0, crowd, difficult, _outline(annotation))
     with faults:
         if lost and listed:
             raise DataError(
@@ -212,6 +213,14 @@ def _flag(annotation: dict[str, Any], key: str, where: str) -> bool:
             raise DataError(f"{key} {shown(value)} is not 0 or 1", where, "Write 0 or 1")
         return value.strip() == "1"
     return bool(value)
+
+
+def _outline(annotation: dict[str, Any]) -> float:
+    """The stated area; nan where there is none or it cannot be one (some tools write 0)."""
+    area = annotation.get("area")
+    if isinstance(area, (int, float)) and not isinstance(area, bool) and 0 < area < math.inf:
+        return float(area)
+    return math.nan
 
 
 def _box(annotation: dict[str, Any], where: str) -> tuple[float, float, float, float]:

@@ -6,6 +6,7 @@ Symbolic links are followed, because whoever owns the folder put them there; a f
 
 from __future__ import annotations
 
+import math
 import os
 import posixpath
 import re
@@ -40,6 +41,7 @@ class ImageDraft:
     labels: list[int] = field(default_factory=list)
     crowd: list[bool] = field(default_factory=list)
     difficult: list[bool] = field(default_factory=list)
+    outlines: list[float] = field(default_factory=list)
 
     def add(
         self,
@@ -47,11 +49,13 @@ class ImageDraft:
         label: int,
         crowd: bool = False,
         difficult: bool = False,
+        outline: float = math.nan,
     ) -> None:
         self.boxes.append(box)
         self.labels.append(label)
         self.crowd.append(crowd)
         self.difficult.append(difficult)
+        self.outlines.append(outline)
 
 
 class Faults:
@@ -224,7 +228,7 @@ def assemble(
         if draft.relative:
             boxes = [(a * width, b * height, c * width, d * height) for a, b, c, d in boxes]
         images.append(ImageEntry(draft.path, draft.name, width, height, draft.id, use_exif))
-        objects.append(Objects.build(boxes, draft.labels, draft.crowd, draft.difficult))
+        objects.append(Objects.build(boxes, draft.labels, draft.crowd, draft.difficult, draft.outlines))
     return AnnotationTable(tuple(classes), tuple(images), tuple(objects), source, tuple(category_ids), root)
 
 

@@ -41,12 +41,15 @@ class Objects:
         labels: int64 [n], 0-based index into the table's classes.
         crowd: bool [n], regions of many objects (COCO ``iscrowd``): neither positives nor negatives.
         difficult: bool [n], Pascal VOC ``difficult``: ignored in evaluation, as crowd is.
+        outlines: float64 [n], the area of the object's outline in square pixels of the original image, by which
+            COCO tells small from large; nan where the source does not state it.
     """
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     difficult: NDArray[np.bool_]
+    outlines: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -61,18 +64,28 @@ class Objects:
         labels: Sequence[int] | NDArray[np.int64],
         crowd: Sequence[bool] | None = None,
         difficult: Sequence[bool] | None = None,
+        outlines: Sequence[float] | None = None,
     ) -> Objects:
-        """From plain sequences; ``crowd`` and ``difficult`` default to false."""
+        """From plain sequences; ``crowd`` and ``difficult`` default to false, ``outlines`` to not stated."""
         n = len(labels)
         return Objects(
             np.asarray(boxes, dtype=np.float32).reshape(n, 4),
             np.asarray(labels, dtype=np.int64),
             np.zeros(n, bool) if crowd is None else np.asarray(crowd, dtype=bool),
             np.zeros(n, bool) if difficult is None else np.asarray(difficult, dtype=bool),
+            np.full(n, np.nan) if outlines is None else np.asarray(outlines, dtype=np.float64),
         )
 
     def select(self, keep: NDArray[np.bool_]) -> Objects:
-        return Objects(self.boxes[keep], self.labels[keep], self.crowd[keep], self.difficult[keep])
+        return Objects(
+            self.boxes[keep], self.labels[keep], self.crowd[keep], self.difficult[keep], self.outlines[keep]
+        )
+
+    @property
+    def areas(self) -> NDArray[np.float64]:
+        """float64 [n], square pixels of the original image: the outline's area where it is stated, else the box's."""
+        sides = self.boxes[:, 2:].astype(np.float64) - self.boxes[:, :2]
+        return np.where(np.isnan(self.outlines), sides[:, 0] * sides[:, 1], self.outlines)
 
     @property
     def ignored(self) -> NDArray[np.bool_]:

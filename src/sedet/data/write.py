@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ def write_coco(table: AnnotationTable, path: Path) -> None:
 def _coco(table: AnnotationTable) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     for entry, objects in zip(table.images, table.objects, strict=True):
-        rows = zip(objects.boxes, objects.labels, objects.crowd, objects.difficult, strict=True)
-        for box, label, crowd, difficult in rows:
+        rows = zip(objects.boxes, objects.labels, objects.crowd, objects.difficult, objects.outlines, strict=True)
+        for box, label, crowd, difficult, outline in rows:
             # float32 corners back to the short decimals they were read from
             x1, y1, x2, y2 = (float(str(v)) for v in box)
             width, height = round(x2 - x1, 4), round(y2 - y1, 4)
@@ -37,7 +38,7 @@ def _coco(table: AnnotationTable) -> dict[str, Any]:
                 "image_id": entry.id,
                 "category_id": table.category_ids[int(label)],
                 "bbox": [x1, y1, width, height],
-                "area": round(max(0.0, width) * max(0.0, height), 4),
+                "area": round(max(0.0, width) * max(0.0, height) if math.isnan(outline) else float(outline), 4),
                 "iscrowd": int(crowd),
             }
             if difficult:

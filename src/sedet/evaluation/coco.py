@@ -32,8 +32,8 @@ class Metrics:
 
     Attributes:
         ap: mean over classes and IoU .50:.95; ap50, ap75: at one IoU.
-        ap_small, ap_medium, ap_large: over objects of that size only, by box area (COCO's own files give the
-            area of the outline instead, which is not in the annotation table).
+        ap_small, ap_medium, ap_large: over objects of that size only, by the outline's area where the
+            annotations state it (COCO's ``area``), else the box's.
         ar100: recall with 100 detections an image and class, mean over classes and IoU .50:.95.
         per_class: class name -> ``ap``, ``ap50`` and ``boxes`` (ground truth, without ignored ones).
         images, boxes: how many were judged by; crowd and difficult boxes are not counted.
@@ -166,9 +166,9 @@ def coco_metrics(
         )
 
     truth = [
-        _annotation(i, box, label, ignored=bool(ignored))
+        _annotation(i, box, label, ignored=bool(ignored)) | {"area": float(area)}
         for i, o in enumerate(table.objects)
-        for box, label, ignored in zip(o.boxes.astype(np.float64), o.labels, o.ignored, strict=True)
+        for box, label, ignored, area in zip(o.boxes.astype(np.float64), o.labels, o.ignored, o.areas, strict=True)
     ]
     found = [
         _annotation(i, box, label) | {"score": float(score)}

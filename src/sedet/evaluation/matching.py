@@ -67,7 +67,7 @@ def per_image_records(
     objects = np.zeros((classes, len(table)), np.int64)
     for i, (truth, (boxes, score, labels)) in enumerate(zip(table.objects, arrays, strict=True)):
         true_boxes = truth.boxes.astype(np.float64)
-        outside = _outside(true_boxes, area)
+        outside = _outside(truth.areas, area)
         for c in np.unique(np.concatenate([truth.labels, labels])):
             own = truth.labels == c
             crowd, ignored = truth.ignored[own], truth.ignored[own] | outside[own]
@@ -78,7 +78,7 @@ def per_image_records(
             images[c].append(np.full(len(chosen), i))
             scores[c].append(score[chosen])
             correct[c].append(hit & ~hit_ignored)
-            counted[c].append(~hit_ignored & (hit | ~_outside(boxes[chosen], area)))
+            counted[c].append(~hit_ignored & (hit | ~_outside(_areas(boxes[chosen]), area)))
     return [_joined(images[c], scores[c], correct[c], counted[c], objects[c], len(thresholds)) for c in range(classes)]
 
 
@@ -119,9 +119,12 @@ def average_precision(records: ClassRecords, weights: NDArray[np.float64]) -> ND
     return result
 
 
-def _outside(boxes: NDArray[np.float64], area: tuple[float, float]) -> NDArray[np.bool_]:
-    size = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return (size < area[0]) | (size > area[1])
+def _areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def _outside(areas: NDArray[np.float64], bounds: tuple[float, float]) -> NDArray[np.bool_]:
+    return (areas < bounds[0]) | (areas > bounds[1])
 
 
 def _match(
