@@ -19,9 +19,10 @@ def read_coco(file: Path, images: Path | None = None) -> AnnotationTable:
     """Read a COCO JSON file.
 
     Boxes are ``bbox`` (x, y, width, height; corners in pixels), or the bounds of a polygon ``segmentation``
-    where there is no bbox. ``area`` tells small from large objects where it differs from the box's. Classes come in the order of the categories. The images' folder is ``images``, or the
-    first of these that holds most of them: the JSON's folder; its folder named as the split in the JSON's
-    name (instances_val2017.json: val2017, val); its ``images``; the same beside an ``annotations`` folder.
+    where there is no bbox; ``area`` is kept, as COCO's metrics tell small from large objects by it. Classes come
+    in the order of the categories. The images' folder is ``images``, or the first of these that holds most of
+    them: the JSON's folder; its folder named as the split in the JSON's name (instances_val2017.json: val2017,
+    val); its ``images``; the same beside an ``annotations`` folder.
 
     Raises:
         DataError: not readable as COCO (with line and column, or each malformed entry), or images are missing.

@@ -77,9 +77,7 @@ class Objects:
         )
 
     def select(self, keep: NDArray[np.bool_]) -> Objects:
-        return Objects(
-            self.boxes[keep], self.labels[keep], self.crowd[keep], self.difficult[keep], self.outlines[keep]
-        )
+        return Objects(self.boxes[keep], self.labels[keep], self.crowd[keep], self.difficult[keep], self.outlines[keep])
 
     @property
     def areas(self) -> NDArray[np.float64]:
