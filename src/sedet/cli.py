@@ -59,6 +59,8 @@ class EvalOptions:
     """Judge by these classes alone. Default: all."""
     json: str | None = None
     """Write the metrics to this JSON file too."""
+    detections: str | None = None
+    """Write the detections to this file: a COCO results list with the data's image and category ids."""
     batch: int = 8
     """Images at a time."""
     device: str = "auto"
@@ -194,6 +196,7 @@ def evaluate(argv: Sequence[str]) -> int:
         batch=options.batch,
         device=options.device,
         json=options.json,
+        detections=options.detections,
         progress=sys.stderr.isatty(),
     )
     Console().print(metrics.table())

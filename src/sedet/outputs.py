@@ -121,12 +121,16 @@ class CSV:
 
 
 class COCO:
-    """``predictions.coco.json``, a COCO results list, and ``images.coco.json`` with the ids it uses."""
+    """``predictions.coco.json``, a COCO results list, and ``images.coco.json`` with the ids it uses.
 
-    def __init__(self, out: Path, classes: Sequence[str]) -> None:
+    Categories have the ids of the labels the detector was trained on; images are numbered from 1.
+    """
+
+    def __init__(self, out: Path, classes: Sequence[str], category_ids: Sequence[int]) -> None:
+        self._ids = category_ids
         self._results = _Stream(out / "predictions.coco.json")
         self._images = _Stream(out / "images.coco.json")
-        categories = [{"id": i + 1, "name": name} for i, name in enumerate(classes)]
+        categories = [{"id": i, "name": name} for i, name in zip(category_ids, classes, strict=True)]
         self._results.write("[")
         self._images.write(f'{{"categories": {json.dumps(categories)},\n"annotations": [],\n"images": [')
         self._first = {self._results: True, self._images: True}
@@ -141,11 +145,9 @@ class COCO:
             self._images,
             {"id": image_id, "file_name": item.name, "width": result.width, "height": result.height},
         )
-        for found in result.to_dict()["detections"]:
-            x1, y1, x2, y2 = found["box"]
-            box = [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)]
-            entry = {"image_id": image_id, "category_id": found["label"] + 1, "bbox": box}
-            self._append(self._results, {**entry, "score": found["score"]})
+        rows = zip(result.boxes.tolist(), result.labels.tolist(), result.scores.tolist(), strict=True)
+        for box, label, score in rows:
+            self._append(self._results, coco_result(image_id, self._ids[label], box, score))
 
     def finish(self) -> list[Path]:
         self._results.write("\n]\n")
@@ -155,6 +157,13 @@ class COCO:
     def discard(self) -> None:
         self._results.discard()
         self._images.discard()
+
+
+def coco_result(image_id: int, category_id: int, box: Sequence[float], score: float) -> dict[str, Any]:
+    """An entry of a COCO results list, of a box in xyxy: a thousandth of a pixel, scores to five places."""
+    x1, y1, x2, y2 = (round(value, 3) for value in box)
+    bbox = [x1, y1, round(x2 - x1, 3), round(y2 - y1, 3)]
+    return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": round(score, 5)}
 
 
 class YOLO:
@@ -203,12 +212,14 @@ class Pictures:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def open_writers(formats: Sequence[str], out: Path, classes: Sequence[str]) -> Iterator[Writer]:
+def open_writers(
+    formats: Sequence[str], out: Path, classes: Sequence[str], category_ids: Sequence[int]
+) -> Iterator[Writer]:
     """A writer for each format, ``out`` being a new or empty folder; one by one, as opening one may fail."""
     makers: dict[str, Callable[[], Writer]] = {
         "jsonl": lambda: JSONLines(out),
         "csv": lambda: CSV(out),
-        "coco": lambda: COCO(out, classes),
+        "coco": lambda: COCO(out, classes, category_ids),
         "yolo": lambda: YOLO(out, classes),
     }
     for name in formats:

@@ -33,6 +33,7 @@ from sedet.outputs import (
     Writer,
     check_formats,
     check_new,
+    coco_result,
     open_writers,
     output_names,
     write_text,
@@ -156,7 +157,7 @@ def predict_sources(
                 if good and not writers:
                     # Only now, so that a run in which nothing can be read leaves nothing behind.
                     out.mkdir(parents=True, exist_ok=True)
-                    writers.extend(open_writers(formats, out, predictor.classes))
+                    writers.extend(open_writers(formats, out, predictor.classes, predictor.category_ids))
                     pictures = Pictures(out) if draw else None
                 for (index, path, pixels, size), detections in zip(good, found, strict=True):
                     result = predictor.result(rescaled(detections, pixels, size), size, path)
@@ -196,6 +197,7 @@ def evaluate(
     score_threshold: float = 0.001,
     area_ranges: tuple[float, float] = COCO_AREA_RANGES,
     json: str | Path | None = None,
+    detections: str | Path | None = None,
     progress: bool = False,
 ) -> Metrics:
     """Judge a detector by COCO's metrics on labelled data.
@@ -211,13 +213,15 @@ def evaluate(
         score_threshold: lowest score that counts.
         area_ranges: sides in original pixels that part small, medium and large objects.
         json: file to write the metrics to.
+        detections: file to write the detections to: a COCO results list with the image and category ids of the data.
         progress: show a progress bar on stderr.
 
     Raises:
         SedetError: data or detector cannot be read, or their classes do not agree.
     """
-    if json is not None and Path(json).is_dir():
-        raise ConfigError(f"{json} is a folder; give --json the name of a file")
+    for flag, file in (("json", json), ("detections", detections)):
+        if file is not None and Path(file).is_dir():
+            raise ConfigError(f"{file} is a folder; give --{flag} the name of a file")
     table = data if isinstance(data, AnnotationTable) else read_table(data, images=images, split=split or "val")
     predictor = detector if isinstance(detector, Predictor) else load(detector, device)
     table, problems = clean(agreed_classes(table, predictor.classes, classes))
@@ -231,7 +235,15 @@ def evaluate(
     metrics = replace(coco_metrics(table, found, area_ranges), best_score=best_score(table, found))
     if json is not None:
         write_text(Path(json), dumps(metrics.to_dict(), indent=2, allow_nan=False) + "\n")
+    if detections is not None:
+        write_text(Path(detections), ",\n".join(_result_lines(table, found)).join(("[\n", "\n]\n")))
     return metrics
+
+
+def _result_lines(table: AnnotationTable, found: Sequence[Detections]) -> Iterator[str]:
+    for image, one in zip(table.images, found, strict=True):
+        for box, label, score in zip(one.boxes.tolist(), one.labels.tolist(), one.scores.tolist(), strict=True):
+            yield dumps(coco_result(image.id, table.category_ids[label], box, score), allow_nan=False)
 
 
 def detect_table(

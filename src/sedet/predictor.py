@@ -119,6 +119,7 @@ class Predictor:
     Attributes:
         model: the network, in evaluation mode.
         classes: class names by label.
+        category_ids: the id of each class in the labels it was trained on, for COCO files.
         image_size: long side that images are resized to, pixels.
         metadata: what the file says of its training.
         score: the score detections are cut at by default: the best on its val images, or 0.3.
@@ -128,6 +129,7 @@ class Predictor:
     def __init__(self, loaded: LoadedDetector, device: torch.device) -> None:
         self.model = loaded.model
         self.classes = loaded.classes
+        self.category_ids = loaded.category_ids
         self.image_size = loaded.image_size
         self.metadata = loaded.metadata
         self.score = loaded.score

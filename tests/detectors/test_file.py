@@ -54,6 +54,22 @@ def test_round_trip(written: Path) -> None:
     assert [p.name for p in written.parent.iterdir()] == ["best.safetensors"]
 
 
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ([7, 1, 90], (7, 1, 90)),
+        (None, (1, 2, 3)),
+        ([7, 1], (1, 2, 3)),
+        ([7, 7, 1], (1, 2, 3)),
+        (["7", 1, 2], (1, 2, 3)),
+    ],
+)
+def test_category_ids_are_those_of_the_labels_or_counted(
+    written: Path, tmp_path: Path, said: object, meant: tuple[int, ...]
+) -> None:
+    assert load_detector(changed(written, tmp_path / "d.safetensors", category_ids=said)).category_ids == meant
+
+
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nothing\.safetensors: there is no such detector file"):
         load_detector(tmp_path / "nothing.safetensors")

@@ -45,8 +45,10 @@ def write_coco(folder: Path, names: Sequence[str], labels: Sequence[str] | None 
 
 
 def test_metrics_need_a_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is a folder"):  # before anything is read
+    with pytest.raises(ConfigError, match="give --json"):  # before anything is read
         evaluate("absent", tmp_path / "absent.json", json=tmp_path)
+    with pytest.raises(ConfigError, match="give --detections"):
+        evaluate("absent", tmp_path / "absent.json", detections=tmp_path)
 
 
 @pytest.mark.parametrize("order", [("cat", "red box"), ("red box", "cat")])
@@ -57,6 +59,17 @@ def test_evaluate_matches_classes_by_name(red: Predictor, tmp_path: Path, order:
     assert metrics.per_class["red box"]["boxes"] == 2
     assert json.loads((tmp_path / "m" / "metrics.json").read_text())["ap"] == pytest.approx(100)
     assert evaluate(red, read_table(path)).ap == metrics.ap
+
+
+def test_detections_are_written_with_the_ids_of_the_data(red: Predictor, tmp_path: Path) -> None:
+    path = write_coco(tmp_path, ("cat", "red box"))
+    metrics = evaluate("d", path, device="cpu", detections=tmp_path / "found" / "results.json")
+    results = json.loads((tmp_path / "found" / "results.json").read_text())
+    assert {r["image_id"] for r in results} == {0, 1} and {r["category_id"] for r in results} <= {1, 11}
+    best = max(results, key=lambda r: r["score"])
+    assert best["category_id"] == 11
+    assert best["bbox"] == pytest.approx([BOX[0], BOX[1], BOX[2] - BOX[0], BOX[3] - BOX[1]], abs=0.01)
+    assert metrics.ap == pytest.approx(100)
 
 
 def test_evaluate_names_classes_that_do_not_agree(red: Predictor, tmp_path: Path) -> None:

@@ -216,7 +216,10 @@ def test_a_warm_start_from_a_run(run: TrainConfig, tmp_path: Path) -> None:
     init.unlink()
     outcome = sedet.train(resume=tmp_path / "run")
     assert outcome.finished and outcome.detector is not None
-    assert load_detector(outcome.detector).classes == ("dog", "hen")
+    shipped = load_detector(outcome.detector)
+    assert shipped.classes == ("dog", "hen")
+    ids = {c["name"]: c["id"] for c in json.loads(Path(config.labeled).read_text())["categories"]}
+    assert shipped.metadata["category_ids"] == [ids["dog"], ids["hen"]]
 
 
 # --- going on -----------------------------------------------------------------------------------------------

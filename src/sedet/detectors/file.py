@@ -45,6 +45,15 @@ class LoadedDetector:
         found = metrics.get("best_score") if isinstance(metrics, dict) else None
         return float(found) if isinstance(found, (int, float)) and 0 <= found <= 1 else DEFAULT_SCORE
 
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The id of each class in the labels it was trained on; 1, 2, ... where the file does not say."""
+        found = self.metadata.get("category_ids")
+        ids = tuple(i for i in found if type(i) is int) if isinstance(found, list) else ()
+        if len(ids) == len(self.classes) == len(set(ids)):
+            return ids
+        return tuple(range(1, len(self.classes) + 1))
+
 
 def save_detector(
     path: Path, model: Detector, classes: tuple[str, ...], image_size: int, extra: dict[str, Any]

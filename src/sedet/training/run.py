@@ -159,7 +159,7 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
             model,
             data.labeled.classes,
             complete.image_size or 0,
-            facts(complete, state, metrics),
+            {"category_ids": list(data.labeled.category_ids), **facts(complete, state, metrics)},
         )
 
     training = Training(
