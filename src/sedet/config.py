@@ -20,7 +20,7 @@ class ModelConfig:
     head_convs: int | None = None
     """3x3 convolutions in each branch of the head. Default: 2 on a CPU, 4 on a GPU."""
     level_range: float | None = None
-    """Farthest side, in strides, that a pyramid level answers for. Default: 8, FCOS's own, from 400 px; 4 below."""
+    """Farthest side, in strides, that a pyramid level answers for (FCOS). Default: 8, its own, from 400 px; 4 below."""
     center_radius: float = 1.5
     """Radius of the positive centre region of an object, in strides (FCOS)."""
     freeze_stages: int = 1
@@ -111,8 +111,8 @@ class TrainConfig:
     """Leave labelled images out of the unlabelled pool (by default they stay, without their labels)."""
     method: Literal["sed", "supervised"] = "sed"
     """sed, or supervised: the same loop on the labels alone."""
-    detector: Literal["fcos"] = "fcos"
-    """Detector architecture."""
+    detector: Literal["fcos", "retinanet"] = "fcos"
+    """Detector architecture: fcos (a region a location) or retinanet (nine anchors a location)."""
     backbone: str | None = None
     """Any timm backbone with strides 4-32. Default: tf_efficientnet_lite0 on a CPU, resnet50 on a GPU."""
     weights: str = "auto"

@@ -15,15 +15,22 @@ from sedet.methods.join import join_sizes, paired_iou
 
 
 def answers(
-    side: int, batch: int, classes: int, seed: int, quality: bool = True, levels: tuple[int, ...] = FULL_LEVELS
+    side: int,
+    batch: int,
+    classes: int,
+    seed: int,
+    quality: bool = True,
+    levels: tuple[int, ...] = FULL_LEVELS,
+    per_cell: int = 1,
 ) -> Regions:
     """Random answers on the pyramid of a square canvas."""
     generator = torch.Generator().manual_seed(seed)
     points, strides = [], []
     for level in levels:
         cells = math.ceil(side / 2**level)
-        points.append(grid_points(cells, cells, float(2**level), torch.device("cpu")))
-        strides.append(torch.full((cells * cells,), float(2**level)))
+        grid = grid_points(cells, cells, float(2**level), torch.device("cpu"))
+        points.append(grid.repeat_interleave(per_cell, dim=0))
+        strides.append(torch.full((len(points[-1]),), float(2**level)))
     count = sum(map(len, points))
     corner = torch.rand(batch, count, 2, generator=generator) * side
     size = torch.rand(batch, count, 2, generator=generator) * side
@@ -34,15 +41,16 @@ def answers(
         points=torch.cat(points),
         strides=torch.cat(strides),
         valid=torch.rand(batch, count, generator=generator) > 0.2,
+        per_cell=per_cell,
     )
 
 
-def three(side: int, classes: int, quality: bool = True) -> tuple[Regions, Regions, Regions]:
+def three(side: int, classes: int, quality: bool = True, per_cell: int = 1) -> tuple[Regions, Regions, Regions]:
     """Full, double and half, of two images."""
     return (
-        answers(side, 2, classes, 0, quality),
-        answers(2 * side, 2, classes, 1, quality),
-        answers(side // 2, 2, classes, 2, quality, HALF_LEVELS),
+        answers(side, 2, classes, 0, quality, per_cell=per_cell),
+        answers(2 * side, 2, classes, 1, quality, per_cell=per_cell),
+        answers(side // 2, 2, classes, 2, quality, HALF_LEVELS, per_cell),
     )
 
 
@@ -55,16 +63,18 @@ def partners(full: Regions, double: Regions, half: Regions) -> list[tuple[Region
     fine = [(x / 2, y / 2, s / 2) for (x, y), s in zip(double.points.tolist(), double.strides.tolist(), strict=True)]
     coarse = [(x * 2, y * 2, s * 2) for (x, y), s in zip(half.points.tolist(), half.strides.tolist(), strict=True)]
     found = []
-    for (x, y), stride in zip(full.points.tolist(), full.strides.tolist(), strict=True):
+    kinds = full.per_cell
+    for region, ((x, y), stride) in enumerate(zip(full.points.tolist(), full.strides.tolist(), strict=True)):
         if stride == lowest:
             inside = [
                 i
                 for i, (u, v, s) in enumerate(fine)
-                if s <= stride and abs(u - x) < stride / 2 and abs(v - y) < stride / 2
+                if s <= stride and abs(u - x) < stride / 2 and abs(v - y) < stride / 2 and (i - region) % kinds == 0
             ]
             found.append((double, 2.0, inside))
         else:
-            found.append((half, 0.5, [i for i, cell in enumerate(coarse) if cell == (x, y, stride)]))
+            same = [i for i, cell in enumerate(coarse) if cell == (x, y, stride) and (i - region) % kinds == 0]
+            found.append((half, 0.5, same))
     return found
 
 
@@ -105,10 +115,13 @@ def naive(full: Regions, double: Regions, half: Regions) -> tuple[Tensor, Tensor
     return logits, boxes, quality
 
 
-@pytest.mark.parametrize(("side", "classes", "quality"), [(64, 1, True), (128, 3, True), (192, 2, False)])
-def test_against_a_loop(side: int, classes: int, quality: bool) -> None:
+@pytest.mark.parametrize(
+    ("side", "classes", "quality", "per_cell"),
+    [(64, 1, True, 1), (128, 3, True, 1), (192, 2, False, 1), (64, 2, False, 3)],
+)
+def test_against_a_loop(side: int, classes: int, quality: bool, per_cell: int) -> None:
     assert canvas_side(side) == side
-    full, double, half = three(side, classes, quality)
+    full, double, half = three(side, classes, quality, per_cell)
     joined = join_sizes(full, double, half)
     logits, boxes, wanted_quality = naive(full, double, half)
     told = ~logits.isnan().any(dim=-1)

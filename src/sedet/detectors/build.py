@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,15 @@ from torch import nn
 from sedet.config import ModelConfig
 from sedet.detectors.backbones import Backbone
 from sedet.detectors.fcos import FCOS, FCOSSpec
+from sedet.detectors.retinanet import RetinaNet, RetinaNetSpec
 from sedet.errors import CheckpointError, ConfigError
 
-Detector = FCOS
+Detector = FCOS | RetinaNet
 """The detector contract: ``forward(images, content, levels) -> Regions``, ``loss``, ``detect``, ``spec``."""
+Spec = FCOSSpec | RetinaNetSpec
+
+DETECTORS = {"fcos": FCOSSpec, "retinanet": RetinaNetSpec}
+"""What describes each architecture."""
 
 
 def build_detector(detector: str, backbone: str, classes: int, model: ModelConfig, weights: str = "auto") -> Detector:
@@ -30,19 +36,29 @@ def build_detector(detector: str, backbone: str, classes: int, model: ModelConfi
     Raises:
         ConfigError: unknown architecture or backbone, or weights that cannot be had.
     """
-    if detector != "fcos":
-        raise ConfigError(f"there is no detector '{detector}'; there is: fcos")
+    if detector not in DETECTORS:
+        raise ConfigError(f"there is no detector '{detector}'; there are: {', '.join(DETECTORS)}")
     body = Backbone(backbone, weights, model.freeze_stages)
-    spec = FCOSSpec(
+    spec = DETECTORS[detector](
         classes=classes,
         backbone=backbone,
         neck_channels=model.neck_channels or 96,
         head_convs=2 if model.head_convs is None else model.head_convs,
-        level_range=model.level_range or 8.0,
-        center_radius=model.center_radius,
         pretrained_norm=body.pretrained,
     )
-    return FCOS(spec, body)
+    return assemble(with_assignment(spec, model), body)
+
+
+def with_assignment(spec: Spec, model: ModelConfig) -> Spec:
+    """The description with what the settings say of FCOS's assignment; its range stays where they say nothing."""
+    if not isinstance(spec, FCOSSpec):
+        return spec
+    return replace(spec, level_range=model.level_range or spec.level_range, center_radius=model.center_radius)
+
+
+def assemble(spec: Spec, body: Backbone) -> Detector:
+    """The network of a description on its backbone."""
+    return FCOS(spec, body) if isinstance(spec, FCOSSpec) else RetinaNet(spec, body)
 
 
 def rebuild_detector(spec: dict[str, Any], where: Path, freeze_stages: int = 0) -> Detector:
@@ -56,28 +72,28 @@ def rebuild_detector(spec: dict[str, Any], where: Path, freeze_stages: int = 0) 
         CheckpointError: the description is not one of this version's detectors.
     """
     known = dict(spec)
-    if known.pop("detector", None) != "fcos":
-        raise CheckpointError(f"{where}: unknown detector {spec.get('detector')!r}: written by a newer version?")
+    name = known.pop("detector", None)
+    if not isinstance(name, str) or name not in DETECTORS:
+        raise CheckpointError(f"{where}: unknown detector {name!r}: written by a newer version?")
     try:
-        parsed = FCOSSpec(**known)
+        parsed = DETECTORS[name](**known)
     except TypeError as error:
         raise CheckpointError(f"{where}: the detector's description does not fit this version ({error})") from error
     # What a file asks for is built before its weights are compared: no network of absurd size.
     sizes = ((parsed.classes, 1, 100_000), (parsed.neck_channels, 1, 8192), (parsed.head_convs, 0, 64))
     sane = all(isinstance(value, int) and low <= value <= high for value, low, high in sizes)
-    ranges = (parsed.level_range, parsed.center_radius)
+    ranges = (parsed.level_range, parsed.center_radius) if isinstance(parsed, FCOSSpec) else ()
     sane &= all(isinstance(value, (int, float)) and 0 < value < 1e6 for value in ranges)
     if not sane or not isinstance(parsed.backbone, str):
         raise CheckpointError(f"{where}: the detector's description is damaged: {spec}")
     # timm would follow a name such as hf-hub:... or local-dir:... to the network or the disk.
     if not timm.is_model(parsed.backbone):
         raise CheckpointError(f"{where}: its backbone {parsed.backbone!r} is no model of timm {timm.__version__}")
-    body = Backbone(parsed.backbone, "none", freeze_stages, pretrained_norm=parsed.pretrained_norm)
-    return FCOS(parsed, body)
+    return assemble(parsed, Backbone(parsed.backbone, "none", freeze_stages, pretrained_norm=parsed.pretrained_norm))
 
 
 def freeze_unused(model: nn.Module, half_size: bool) -> None:
     """Without half-size views nothing uses P2: its parameters are frozen, so that every other one is used."""
-    if not half_size and isinstance(model, FCOS):
+    if not half_size and isinstance(model, FCOS | RetinaNet):
         for block in (model.fpn.inner_blocks[0], model.fpn.layer_blocks[0]):
             block.requires_grad_(False)

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
-from torchvision.ops import batched_nms, clip_boxes_to_image, generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from sedet.data.batch import Targets
 from sedet.detectors.backbones import Backbone, group_norm
+from sedet.detectors.dense import centers_inside, final_detections, flatten_map, grid_points
 from sedet.detectors.normalizer import process_mean
 from sedet.detectors.pyramid import Pyramid
 from sedet.detectors.regions import FULL_LEVELS, Detections, Regions
@@ -74,10 +75,10 @@ class FCOS(nn.Module):
         for level, feature in zip(levels, maps, strict=True):
             stride = float(2**level)
             head, box_head = self.classification_head, self.regression_head
-            logits.append(_flatten(head.cls_logits(head.conv(feature))))
+            logits.append(flatten_map(head.cls_logits(head.conv(feature)), self.spec.classes))
             tower = box_head.conv(feature)
-            sides.append(F.softplus(_flatten(box_head.bbox_reg(tower)).float()) * stride)
-            quality.append(_flatten(box_head.bbox_ctrness(tower)))
+            sides.append(F.softplus(flatten_map(box_head.bbox_reg(tower), 4).float()) * stride)
+            quality.append(flatten_map(box_head.bbox_ctrness(tower), 1))
             grid = grid_points(feature.shape[-2], feature.shape[-1], stride, feature.device)
             points.append(grid)
             strides.append(grid.new_full((len(grid),), stride))
@@ -141,7 +142,7 @@ class FCOS(nn.Module):
         points, strides = regions.points, regions.strides
         index = torch.full((count,), -1, dtype=torch.int64, device=points.device)
         if len(target.ignore):
-            inside = _inside(points, target.ignore).any(dim=1)
+            inside = centers_inside(points, target.ignore).any(dim=1)
             index[inside] = -2
         if len(target.labels):
             boxes = target.boxes
@@ -179,25 +180,9 @@ class FCOS(nn.Module):
         assert regions.quality is not None
         scores = (regions.logits.sigmoid() * regions.quality.sigmoid()[..., None]).sqrt()
         scores = scores * regions.valid[..., None]
-        found = []
-        for i in range(len(scores)):
-            flat = scores[i].flatten()
-            top, where = flat.topk(min(candidates, len(flat)))
-            where = where[top > score_threshold]
-            region, label = where // scores.shape[-1], where % scores.shape[-1]
-            boxes = clip_boxes_to_image(regions.boxes[i][region], (int(content[i, 1]), int(content[i, 0])))
-            sized = ((boxes[:, 2] - boxes[:, 0]) > 1e-2) & ((boxes[:, 3] - boxes[:, 1]) > 1e-2)
-            boxes, label, score = boxes[sized], label[sized], flat[where][sized]
-            keep = batched_nms(boxes, score, label, nms_threshold)[:max_detections]
-            found.append(Detections(boxes[keep], score[keep], label[keep]))
-        return found
-
-
-def grid_points(height: int, width: int, stride: float, device: torch.device) -> Tensor:
-    """float [height * width, 2]: centres of the cells, x and y in pixels, row-major."""
-    y = (torch.arange(height, device=device) + 0.5) * stride
-    x = (torch.arange(width, device=device) + 0.5) * stride
-    return torch.stack([x[None].expand(height, -1), y[:, None].expand(-1, width)], dim=-1).reshape(-1, 2)
+        return final_detections(
+            scores, regions.boxes, content, score_threshold, max_detections, nms_threshold, candidates
+        )
 
 
 def centerness(points: Tensor, boxes: Tensor) -> Tensor:
@@ -205,13 +190,3 @@ def centerness(points: Tensor, boxes: Tensor) -> Tensor:
     low, high = points - boxes[:, :2], boxes[:, 2:] - points
     ratio = torch.minimum(low, high).clamp(min=0) / torch.maximum(low, high).clamp(min=1e-6)
     return ratio.prod(dim=-1).sqrt()
-
-
-def _inside(points: Tensor, boxes: Tensor) -> Tensor:
-    """bool [points, boxes]"""
-    return ((points[:, None] > boxes[None, :, :2]) & (points[:, None] < boxes[None, :, 2:])).all(dim=-1)
-
-
-def _flatten(maps: Tensor) -> Tensor:
-    """[batch, channels, height, width] -> [batch, height * width, channels]"""
-    return maps.permute(0, 2, 3, 1).flatten(1, 2)

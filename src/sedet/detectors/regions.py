@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -14,7 +14,9 @@ HALF_LEVELS = (2, 3, 4, 5, 6)
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """A detector's raw answers on a batch, one row a region (FCOS: a location), levels in order, row-major.
+    """A detector's raw answers on a batch, one row a region: FCOS's locations, RetinaNet's anchors.
+
+    Levels come in order, each row-major.
 
     Attributes:
         logits: float [batch, regions, classes], one sigmoid a class (no background logit).
@@ -23,6 +25,9 @@ class Regions:
         points: float [regions, 2], x and y of the region's centre in pixels of the view.
         strides: float [regions], pixels of the view.
         valid: bool [batch, regions], False where the centre lies in padding.
+        per_cell: regions of one cell of a level, which follow each other (FCOS: 1; else the anchors of a cell).
+        anchors: float [regions, 4], xyxy in pixels of the view, or None where there are none.
+        deltas: float [batch, regions, 4], from the anchors to the boxes, or None.
     """
 
     logits: Tensor
@@ -31,14 +36,17 @@ class Regions:
     points: Tensor
     strides: Tensor
     valid: Tensor
+    per_cell: int = 1
+    anchors: Tensor | None = None
+    deltas: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.logits.shape[1])
 
     def images(self, part: slice) -> Regions:
         """The answers for some images of the batch."""
-        quality = None if self.quality is None else self.quality[part]
-        return Regions(self.logits[part], self.boxes[part], quality, self.points, self.strides, self.valid[part])
+        own = {name: getattr(self, name) for name in ("logits", "boxes", "quality", "valid", "deltas")}
+        return replace(self, **{name: value[part] for name, value in own.items() if value is not None})
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from sedet.config import ModelConfig, TrainConfig
 from sedet.detectors.backbones import Backbone, read_state
-from sedet.detectors.build import Detector
-from sedet.detectors.fcos import FCOS, FCOSSpec
+from sedet.detectors.build import Detector, Spec, assemble, with_assignment
+from sedet.detectors.fcos import FCOSSpec
 from sedet.detectors.file import load_detector
 from sedet.errors import CheckpointError, ConfigError
 
@@ -38,7 +38,7 @@ class WarmStart:
 
     path: Path
     source: str
-    spec: FCOSSpec
+    spec: Spec
     classes: tuple[str, ...]
     image_size: int | None
     state: dict[str, Tensor]
@@ -67,7 +67,14 @@ def complete_settings(config: TrainConfig, start: WarmStart) -> TrainConfig:
         ConfigError: a size was asked for that the weights do not have.
     """
     spec, model = start.spec, config.model
-    level_range = model.level_range or (spec.level_range if start.source == "sedet" else None)
+    level_range = model.level_range
+    if level_range is None and start.source == "sedet" and isinstance(spec, FCOSSpec):
+        level_range = spec.level_range
+    architecture = spec.to_dict()["detector"]
+    if config.detector != architecture:
+        raise ConfigError(
+            f"--init {start.path} is a {architecture}: add --detector {architecture}, or leave --init out"
+        )
     for name, asked, given in (
         ("backbone", config.backbone, spec.backbone),
         ("model.neck_channels", model.neck_channels, spec.neck_channels),
@@ -106,21 +113,20 @@ def warm_detector(start: WarmStart, classes: Sequence[str], model: ModelConfig) 
     Raises:
         CheckpointError: the weights do not fit the network they claim.
     """
-    spec = replace(
-        start.spec,
-        classes=len(classes),
-        level_range=model.level_range or start.spec.level_range,
-        center_radius=model.center_radius,
-    )
+    spec = with_assignment(replace(start.spec, classes=len(classes)), model)
     body = Backbone(spec.backbone, "none", model.freeze_stages, pretrained_norm=spec.pretrained_norm)
     body.source = f"{start.source}, {start.path.name}"
-    detector = FCOS(spec, body)
+    detector = assemble(spec, body)
     state = detector.state_dict()
     rows = shared_classes(start, classes)
     for name, tensor in start.state.items():
         if name in CLASS_ROWS:
+            # Rows of one anchor follow each other class by class.
+            own, given = (
+                x.unflatten(0, (-1, n)) for x, n in ((state[name], len(classes)), (tensor, start.spec.classes))
+            )
             for label, row in rows.items():
-                state[name][label] = tensor[row]
+                own[:, label] = given[:, row]
         elif name not in state or state[name].shape != tensor.shape:
             raise CheckpointError(f"{start.path}: '{name}' does not fit the detector '{spec.backbone}' of this version")
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -34,8 +35,9 @@ def join_sizes(full: Regions, double: Regions, half: Regions) -> Regions:
     quality = None if quality is None else quality.clone()
     stride = full.strides.min()
     here = (full.strides == stride).nonzero().squeeze(1)
-    side = math.isqrt(len(here))
-    cells = (double.strides == stride).nonzero().squeeze(1).view(side, 2, side, 2)
+    cell = full.per_cell  # regions of one cell: each anchor is joined with its own kind
+    side = math.isqrt(len(here) // cell)
+    cells = (double.strides == stride).nonzero().squeeze(1).view(side, 2, side, 2, cell)
     options = [(double.strides == 2 * stride).nonzero().squeeze(1)]
     options += [cells[:, i, :, j].reshape(-1) for i in (0, 1) for j in (0, 1)]
     index = torch.stack(options)  # [5, regions of the lowest level]
@@ -55,7 +57,7 @@ def join_sizes(full: Regions, double: Regions, half: Regions) -> Regions:
     boxes = torch.lerp(full.boxes, boxes, share[..., None])
     if quality is not None and full.quality is not None:
         quality = torch.lerp(full.quality, quality, share)
-    return Regions(((p_full + p_other) / 2).logit(eps=1e-6), boxes, quality, full.points, full.strides, full.valid)
+    return replace(full, logits=((p_full + p_other) / 2).logit(eps=1e-6), boxes=boxes, quality=quality, deltas=None)
 
 
 def paired_iou(a: Tensor, b: Tensor) -> Tensor:

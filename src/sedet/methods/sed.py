@@ -117,7 +117,8 @@ class SED:
                 PARTS, (config.class_weight, config.box_weight, config.quality_weight), strict=True
             ):
                 if part_weight > 0:
-                    losses[f"{name}_{part}"] = view_weight * part_weight * parts[part]
+                    # Detectors without a quality logit have no such loss of their own.
+                    losses[f"{name}_{part}"] = view_weight * part_weight * parts.get(part, zero)
         return losses
 
 
