@@ -122,7 +122,7 @@ class TrainConfig:
     image_size: int | None = None
     """Long side of the training images, pixels. Default: from the data and the device."""
     batch: int | None = None
-    """Labelled images a step, over all processes. Default: from the device and the image size."""
+    """Labelled images a step, over all processes. Default: 16 on a GPU, 8 on a CPU; taken in parts where memory is short."""
     ratio: float = 1.0
     """Unlabelled images a step for each labelled one."""
     steps: int | None = None
@@ -140,7 +140,7 @@ class TrainConfig:
     clip: float = 10.0
     """Largest gradient norm; 0 does not clip."""
     accumulate: int = 1
-    """Batches a step is split into, to save memory."""
+    """Parts a batch is taken in, to save memory; the losses of each are averaged by themselves."""
     burn_in: float | None = None
     """Share of the steps on labels alone, before unlabelled images join. Default: 0.5 (0.05 with --init)."""
     ramp: float = 0.1
@@ -166,7 +166,7 @@ class TrainConfig:
     save_every: int | None = None
     """Steps between checkpoints to resume from. Default: at each evaluation."""
     guard: bool = True
-    """Ship the best teacher on val, never one below the labels alone. Off: ship the last teacher."""
+    """Ship the best teacher on val, nothing below the labels alone or the detector of init. Off: the last teacher."""
     patience: int = 0
     """Stop after this many evaluations without a better teacher; 0 never does."""
     start: str | None = None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sedet.data.table import Objects
-from sedet.evaluation.pseudo_labels import best_score, pseudo_label_quality
+from sedet.evaluation.pseudo_labels import SCORES, best_score, pseudo_label_quality
 
 from .cases import NOTHING, make_detections, make_table, random_case
 
@@ -51,6 +51,14 @@ def test_a_score_equal_to_the_threshold_is_kept() -> None:
     table = make_table([Objects.build([[0, 0, 9, 9]], [0])])
     found = [make_detections([[0, 0, 9, 9]], [0.7], [0])]
     assert pseudo_label_quality(table, found, [0.7])[0].recall == 1
+
+
+def test_the_best_score_is_that_of_all_rows() -> None:
+    table, detections = random_case(4, crowd=0.2)
+    detections = [make_detections(d.boxes, d.scores * 0.02, d.labels) for d in detections]  # some below every threshold
+    rows = pseudo_label_quality(table, detections, SCORES)
+    f1 = [2 * r.precision * r.recall / (r.precision + r.recall) if r.recall > 0 else 0.0 for r in rows]
+    assert best_score(table, detections) == max(zip(f1, SCORES, strict=True))[1]
 
 
 def test_empty() -> None:

@@ -61,7 +61,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, scores: Iterable[float]) -> None:
     """Every judgement in turn (teacher, student, teacher, ...) gives the next of ``scores``."""
     values: Iterator[float] = iter(scores)
 
-    def judge(self: Judge, model: Detector) -> Metrics:
+    def judge(self: Judge, model: Detector, find_score: bool = True) -> Metrics:
         return metrics(next(values))
 
     monkeypatch.setattr(Judge, "judge", judge)

@@ -121,7 +121,7 @@ def scored(monkeypatch: pytest.MonkeyPatch, scores: Iterable[float]) -> None:
     """Judgements in turn: teacher, student, teacher, student, ..."""
     values = iter(scores)
 
-    def judge(self: Judge, model: Detector) -> Metrics:
+    def judge(self: Judge, model: Detector, find_score: bool = True) -> Metrics:
         ap = next(values)
         return Metrics(ap, ap, ap, ap, ap, ap, ap, {}, images=1, boxes=1)
 
@@ -241,6 +241,9 @@ def test_out_of_memory_names_the_batch_that_fits(data: Path, tmp_path: Path, mon
     monkeypatch.setattr(SED, "losses", losses)
     with pytest.raises(TrainingError, match=r"out of memory with 8 .*; 2 fit\. Use --batch 2, or --accumulate 4"):
         run(data, tmp_path / "run", batch=8, burn_in=0.0)
+    # parts are advised only where they will be accepted: 12 and 3 images have none that are small enough
+    with pytest.raises(TrainingError, match=r"3 fit\. Use --batch 3 or a smaller --image_size"):
+        run(data, tmp_path / "ratio", batch=12, burn_in=0.0, ratio=0.25)
     monkeypatch.setattr(SED, "losses", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
     with pytest.raises(TrainingError, match=r"single labelled image.*smaller --image_size"):
         run(data, tmp_path / "other")

@@ -165,7 +165,7 @@ def test_curves_leave_matplotlib_alone() -> None:
 
 def training(root: Path, step: int, rows: list[dict[str, Any]]) -> Any:
     return SimpleNamespace(
-        state=SimpleNamespace(step=step, rows=rows, labels_alone=None, ended=False),
+        state=SimpleNamespace(step=step, rows=rows, labels_alone=None, ended=False, cut=None),
         schedule=SimpleNamespace(burn_in=2, steps=4, accumulate=1),
         data=steps(root),
         teacher=SimpleNamespace(model=detector()),

@@ -13,18 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import sedet
 from sedet.api import resumed
 from sedet.config import TrainConfig
+from sedet.detectors.build import Detector
 from sedet.detectors.file import load_detector
 from sedet.errors import CheckpointError, ConfigError, SedetError, TrainingError
 from sedet.settings import load_config
-from sedet.training import loop
+from sedet.training import loop, plan
 from sedet.training.checkpoint import load_checkpoint, read_saved, save_checkpoint
 from sedet.training.inputs import read_data, same_data
 from sedet.training.pictures import Album
 from sedet.training.run import train
+from sedet.training.validate import Judge
 from tests.data.sets import edit
 from tests.training.runs import data, judged, snapshot, supervised
 
@@ -377,6 +380,82 @@ def test_the_guard_never_ships_less_than_a_warm_start_brought(
     log = (tmp_path / "run" / "train.log").read_text()
     assert "--init               AP  40.0   before the first step" in log
     assert "the detector of --init: no later teacher was better" in log
+
+
+def test_the_guard_knows_a_warm_start_behind_a_shared_burn_in(
+    run: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The very command that a run with --init prints at its end; and with raw flags, sizes left to the file."""
+    config = replace(data(tmp_path), backbone=None, init=str(Path(run.out) / "best.safetensors"))
+    judged(monkeypatch, [40.0, 30.0, 20.0, 35.0, 33.0])
+    train(config)
+    for name, scores, (ap, step) in (
+        ("a", [30.0, 40.0, 31.0, 30.0], (40.0, 0)),  # the burn-in, the warm start, last teacher and student
+        ("b", [30.0, 25.0, 31.0, 30.0], (31.0, 4)),
+    ):
+        judged(monkeypatch, scores)
+        outcome = train(replace(supervised(config), start=config.out, out=str(tmp_path / name)))
+        assert outcome.ap == ap and outcome.detector is not None
+        shipped = load_detector(outcome.detector)
+        assert shipped.metadata["step"] == step
+        if step == 0:
+            assert equal_models(shipped.model, load_detector(Path(run.out)).model)
+            assert "the detector of --init: no later teacher was better" in (tmp_path / name / "train.log").read_text()
+
+
+def equal_models(a: Detector, b: Detector) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_patience_does_not_count_against_a_warm_start(
+    run: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init = str(Path(run.out) / "best.safetensors")
+    config = replace(data(tmp_path), backbone=None, init=init, steps=10, burn_in=0.2, patience=2)
+    judged(monkeypatch, [40.0, 30.0, 30.0, 31.0, 31.0, 32.0, 32.0, 31.0, 31.0, 31.5, 31.5])
+    outcome = train(config)
+    assert (outcome.step, outcome.ap) == (10, 40.0)
+
+
+def test_a_warm_start_killed_while_it_is_judged_can_be_resumed(
+    run: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(data(tmp_path), backbone=None, init=str(Path(run.out) / "best.safetensors"))
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Judge, "judge", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+    judged(monkeypatch, [40.0, 30.0, 20.0, 35.0, 33.0])
+    assert sedet.train(resume=tmp_path / "run").ap == 40.0
+
+
+def test_a_resumed_run_is_still_compared_with_its_twin(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged(monkeypatch, [30.0, 20.0, 28.0, 28.0])
+    twin = train(replace(supervised(config), out=str(Path(config.out).parent / "the twin"), guard=False))
+    judged(monkeypatch, [30.0])
+    train(replace(config, start=str(twin.run), stop=3))
+    log = Path(config.out) / "train.log"
+    assert "Unlabelled images" not in log.read_text() and "After the burn-in" not in log.read_text()  # not judged yet
+    judged(monkeypatch, [33.0, 32.0])
+    assert sedet.train(resume=config.out).finished
+    assert "Unlabelled images: +5.0 AP, last teacher against last teacher of both runs." in log.read_text()
+    shutil.rmtree(twin.run)  # gone: then nothing is compared, and the command names what was shared
+    sedet.train(resume=config.out)
+    said = log.read_text().splitlines()
+    assert any(f"--start '{twin.run}' --out" in line for line in said)
+
+
+def test_equal_flags_share_a_burn_in_whatever_the_pool(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default number of steps follows the pool, which the twin does not see."""
+    monkeypatch.setattr(plan, "_steps", lambda gpu, labeled, unlabeled: 4 if not unlabeled else 6)
+    config = replace(config, steps=None)
+    train(replace(supervised(config), out=str(Path(config.out).parent / "twin"), stop=2))
+    outcome = train(replace(config, start=str(Path(config.out).parent / "twin")))
+    assert outcome.finished and outcome.step == 4
 
 
 def test_without_a_twin_nothing_is_claimed_for_unlabelled_images(

@@ -115,6 +115,10 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         self._cache_limit = cache / max(1, workers)  # each worker process fills its own
         self._caches: dict[str, ImageCache] = {}
 
+    def forget(self) -> None:
+        """Begin with empty caches."""
+        self._caches = {}
+
     def in_parts(self, parts: int) -> StepData:
         """The same images, each batch in so many micro-steps (of a data set whose batches were whole)."""
         data = copy.copy(self)

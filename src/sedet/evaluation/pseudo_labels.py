@@ -79,6 +79,9 @@ def best_score(table: AnnotationTable, detections: Sequence[Detections], iou: fl
         A score in hundredths, the highest of equally good ones; None where nothing right is found.
     """
     best, score = 0.0, None
+    # What lies below every threshold is most of the detections, and cannot change what is matched above it.
+    keeps = [d.scores >= SCORES[0] for d in detections]
+    detections = [Detections(d.boxes[k], d.scores[k], d.labels[k]) for d, k in zip(detections, keeps, strict=True)]
     for row in pseudo_label_quality(table, detections, SCORES, iou):
         if row.precision > 0 and row.recall > 0:  # nan is neither
             f1 = 2 * row.precision * row.recall / (row.precision + row.recall)

@@ -60,7 +60,8 @@ class State:
         at_start: AP of the detector that ``--init`` brought, before the first step, if known.
         labels_alone: AP at the end of the burn-in (the better of student and teacher), if known.
         best_ap, best_step: the best teacher on val since the end of the burn-in, the one of ``--init`` included.
-        since_best: evaluations since then.
+        trained_ap: the same without the one of ``--init``; since_best: evaluations since then.
+        cut: the teacher's best score to cut at, at the last evaluation.
         skipped: names of images that could not be read.
         ended: stopped early, for good (``patience``).
     """
@@ -73,7 +74,9 @@ class State:
     labels_alone: float | None = None
     best_ap: float | None = None
     best_step: int = 0
+    trained_ap: float | None = None
     since_best: int = 0
+    cut: float | None = None
     skipped: list[str] = field(default_factory=list)
     ended: bool = False
 
@@ -118,10 +121,10 @@ def train_loop(t: Training) -> None:
     batches = iter(loader)
     t.module.train()
     t.teacher.model.eval()
-    if config.init and state.step == 0 and t.judge is not None:
-        judge_start(t, t.judge)
     if not (Path(config.out) / "checkpoints" / LAST_FILE).exists():
         save(t, LAST_FILE)  # killed at any time, a run can be resumed
+    if config.init and state.step == 0 and t.judge is not None:
+        judge_start(t, t.judge)
     saved = time.monotonic()
     while state.step < stop and not state.ended:
         started = time.perf_counter()
@@ -197,7 +200,7 @@ def evaluate(t: Training) -> None:
     teacher = student = None
     if t.judge is not None:
         # Every process judges: the same numbers everywhere, so that all take the same turn.
-        teacher, student = t.judge.judge(t.teacher.model), t.judge.judge(t.student)
+        teacher, student = t.judge.judge(t.teacher.model), t.judge.judge(t.student, find_score=ends_burn_in)
         note_skipped(t, t.judge.unread, "it is not judged")
         for name, metrics in (("teacher", teacher), ("student", student)):
             scores |= {f"{name}_{key}": getattr(metrics, key) for key in SCORES}
@@ -211,11 +214,14 @@ def evaluate(t: Training) -> None:
                     mine.copy_(best)
         state.labels_alone = None if teacher is None else ap_of(teacher)
     t.log.row(state, scores)
+    state.cut = None if teacher is None else teacher.best_score
     if teacher is not None and state.step >= t.schedule.burn_in:
         if state.best_ap is None or ap_of(teacher) > state.best_ap:
-            state.best_ap, state.best_step, state.since_best = ap_of(teacher), state.step, 0
+            state.best_ap, state.best_step = ap_of(teacher), state.step
             if t.config.guard and t.fabric.is_global_zero:
                 t.ship(t.teacher.model, state, teacher)
+        if state.trained_ap is None or ap_of(teacher) > state.trained_ap:
+            state.trained_ap, state.since_best = ap_of(teacher), 0
         else:
             state.since_best += 1
             if state.since_best == t.config.patience and state.step < t.schedule.steps:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
@@ -30,11 +32,13 @@ def out_of_memory_error(
     config: TrainConfig,
     device: torch.device,
     failed: BaseException,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> OutOfMemory:
     """Try the step with ever smaller parts of the batch; the error names the largest that fits.
 
     Args:
         failed: the error that was raised; what its frames hold in memory is let go.
+        autocast: precision of the step, where ``module`` does not bring it.
     """
     traceback.clear_frames(failed.__traceback__)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -53,8 +57,10 @@ def out_of_memory_error(
         share = size / len(labeled)
         part = unlabeled.first(max(1, round(share * len(unlabeled)))) if unlabeled is not None else None
         try:
-            losses = module(labeled.first(size).to(device), part.to(device) if part else None, progress)
-            torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+            with autocast():
+                losses = module(labeled.first(size).to(device), part.to(device) if part else None, progress)
+                total = torch.stack(list(losses.values())).sum()
+            total.backward()  # type: ignore[no-untyped-call]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -62,11 +68,21 @@ def out_of_memory_error(
         pieces = -(-(config.batch or len(labeled)) // size)
         return OutOfMemory(
             f"out of memory with {len(labeled)} labelled images a batch at image_size {config.image_size}; {size} fit. "
-            f"Use --batch {size}, or --accumulate {pieces} to keep the batch in parts, "
-            "or a smaller --image_size",
+            + _advice(config, size, pieces, len(unlabeled) * config.accumulate if unlabeled is not None else 0),
             pieces,
         )
+    more = f" and {len(unlabeled)} unlabelled" if unlabeled is not None and len(labeled) == 1 else ""
     return OutOfMemory(
-        f"out of memory with a single labelled image at image_size {config.image_size}: use a smaller --image_size "
-        "or a smaller --backbone"
+        f"out of memory with a single labelled image{more} at image_size {config.image_size}: use a smaller "
+        "--image_size, a smaller --backbone" + (" or a smaller --ratio" if more else "")
     )
+
+
+def _advice(config: TrainConfig, size: int, pieces: int, unlabeled: int) -> str:
+    """What can be done where ``size`` of the labelled images of a batch fit; only what will be accepted."""
+    if config.start:
+        return "A run with --start keeps the batch of its burn-in: train one with a smaller --batch, and start from it"
+    batch = config.batch or size
+    parts = next((p for p in range(pieces, batch + 1) if batch % p == 0 and unlabeled % p == 0), None)
+    keep = f", or --accumulate {parts} to keep the batch in parts," if parts is not None else ""
+    return f"Use --batch {size}{keep} or a smaller --image_size"

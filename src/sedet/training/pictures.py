@@ -21,7 +21,7 @@ from sedet.data.batch import Batch, pixels
 from sedet.data.images import read_image
 from sedet.data.table import AnnotationTable
 from sedet.detectors.build import Detector
-from sedet.detectors.file import load_detector
+from sedet.detectors.file import DEFAULT_SCORE, load_detector
 from sedet.detectors.inference import detect
 from sedet.errors import ImageError
 from sedet.files import write_atomically
@@ -36,8 +36,6 @@ PREDICTIONS = 6
 """Val images in the picture of predictions."""
 EVERY = 30.0
 """Seconds between two drawings of the curves, at least: short runs draw them once, at their end."""
-SCORE = 0.3
-"""Lowest score of a box that is drawn."""
 
 
 class Album:
@@ -89,7 +87,8 @@ class Album:
     def _unlabeled(self, t: Training, item: int) -> Image.Image:
         batch = t.data[item][1]
         assert batch is not None
-        return unlabeled_picture(batch.first(IMAGES).to(t.fabric.device), t.teacher.model, self.names)
+        score = DEFAULT_SCORE if t.state.cut is None else t.state.cut
+        return unlabeled_picture(batch.first(IMAGES).to(t.fabric.device), t.teacher.model, self.names, score)
 
     def _draw(self, name: str, make: Callable[[], Image.Image]) -> None:
         try:
@@ -118,15 +117,18 @@ def labeled_picture(batch: Batch, names: Mapping[int, str]) -> Image.Image:
 
 
 @torch.no_grad()
-def unlabeled_picture(batch: Batch, teacher: Detector, names: Mapping[int, str]) -> Image.Image:
+def unlabeled_picture(
+    batch: Batch, teacher: Detector, names: Mapping[int, str], score: float = DEFAULT_SCORE
+) -> Image.Image:
     """The three views of unlabelled images, with what the teacher finds on the weak one (it is asked to teach on all).
 
     Args:
         batch: on the teacher's device.
+        score: lowest score of a box that is drawn.
     """
     assert batch.weak is not None
     answer = teacher(pixels(batch.weak), batch.content)
-    found = teacher.detect(answer, batch.content, score_threshold=SCORE)
+    found = teacher.detect(answer, batch.content, score_threshold=score)
     pictures, titles = [], []
     for i in range(min(IMAGES, len(batch))):
         boxes, labels, scores = (x.cpu().float().numpy() for x in (found[i].boxes, found[i].labels, found[i].scores))

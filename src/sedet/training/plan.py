@@ -116,7 +116,7 @@ def _image_size(gpu: bool, median_side: int) -> int:
 def _steps(gpu: bool, labeled: float, unlabeled: float) -> int:
     """80 passes over the labels, half of them before the pool joins: it helps only once the labels are learnt out.
 
-    More for a large pool: each of its images should come once at least in that second half.
+    More for a large pool: each of its images should come once at least in that second half (of the default burn-in).
 
     Args:
         labeled, unlabeled: steps that one pass over the labels, over the pool takes.
@@ -162,6 +162,16 @@ def make_schedule(config: TrainConfig) -> Schedule:
         save=config.save_every,
         accumulate=config.accumulate,
     )
+
+
+def as_long_as(config: TrainConfig, run: Path) -> TrainConfig:
+    """The settings with the length of a run whose burn-in is to be shared, where they leave it open."""
+    saved = run / "config.yaml"
+    if not saved.is_file():  # told by check_start
+        return config
+    theirs = load_config(saved)
+    burn_in = theirs.burn_in if config.burn_in is None else config.burn_in
+    return replace(config, steps=config.steps or theirs.steps, burn_in=burn_in)
 
 
 def check_start(config: TrainConfig, run: Path) -> TrainConfig:

@@ -23,6 +23,7 @@ from sedet.detectors.build import Detector
 from sedet.detectors.regions import Detections
 from sedet.errors import OutOfMemory
 from sedet.evaluation.coco import coco_metrics
+from sedet.evaluation.pseudo_labels import best_score
 from sedet.methods.method import Method, Progress
 from sedet.methods.teacher import EMATeacher
 from sedet.training.loop import Schedule
@@ -88,7 +89,7 @@ def afford(work: Work, start: int, stop: int) -> tuple[Work, Expectation | None]
     whole = work
     while True:
         try:
-            return work, measure(work, start, stop)
+            return work, measure(work, start, stop, even_short=work.fabric.device.type == "cuda")
         except OutOfMemory as error:  # of the burn-in first, then of the larger steps after it
             sizes = [n for n in (whole.data.batch, whole.data.unlabeled_batch) if n]
             parts = error.parts
@@ -104,15 +105,18 @@ def afford(work: Work, start: int, stop: int) -> tuple[Work, Expectation | None]
             )
 
 
-def measure(work: Work, start: int, stop: int) -> Expectation | None:
+def measure(work: Work, start: int, stop: int, even_short: bool = False) -> Expectation | None:
     """Expected cost of the updates ``start`` to ``stop``; None for a run too short to be worth it.
 
     Every process must call it: the losses' normalisers run over all of them.
 
+    Args:
+        even_short: measure short runs too.
+
     Raises:
         TrainingError: a batch does not fit into memory; names one that would.
     """
-    if stop - start < SHORTEST:
+    if stop - start < SHORTEST and not even_short:
         return None
     device = work.fabric.device
     repeats = max(1, min(3, (stop - start) // 200))
@@ -137,6 +141,7 @@ def _seconds(work: Work, start: int, stop: int, repeats: int) -> tuple[float, in
     workers = config.workers or 0
     if workers:  # they have caches of their own
         data = copy.copy(data)
+        data.forget()
     student = copy.deepcopy(work.student)
     teacher = EMATeacher(student)
     module = TrainingStep(student, teacher, work.method).train()
@@ -193,7 +198,9 @@ def _micro_step(work: Work, module: TrainingStep, labeled: Batch, unlabeled: Bat
         if not is_out_of_memory(error):
             raise
         losses = stacked = None  # else the failed step would stay in memory
-        raise out_of_memory_error(module, labeled, unlabeled, progress, work.config, device, error) from error
+        raise out_of_memory_error(
+            module, labeled, unlabeled, progress, work.config, device, error, work.fabric.autocast
+        ) from error
 
 
 def _evaluations(judge: Judge, model: Detector, count: int, fabric: Fabric) -> float:
@@ -209,10 +216,13 @@ def _evaluations(judge: Judge, model: Detector, count: int, fabric: Fabric) -> f
     first = time.perf_counter() - started
     again = _timed(detections, 1, fabric.device)
     started = time.perf_counter()
-    coco_metrics(judge.table, [found[i % size] for i in range(len(judge.table))], area_ranges=judge.area_ranges)
+    every = [found[i % size] for i in range(len(judge.table))]
+    coco_metrics(judge.table, every, area_ranges=judge.area_ranges)
     metrics = time.perf_counter() - started
+    best_score(judge.table, every)  # of the teacher alone
+    scored = time.perf_counter() - started
     batches = len(judge.table) / size
-    return max(0.0, first - again) * batches + 2 * count * (again * batches + metrics)
+    return max(0.0, first - again) * batches + count * (2 * again * batches + metrics + scored)
 
 
 def _load(read: Callable[[], T]) -> tuple[_Load, T]:

@@ -80,7 +80,7 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
         torch.set_num_threads(config.threads)
     saved_at = saved_checkpoint(config, resume)
     saved = read_saved(saved_at) if saved_at is not None else None
-    warm = read_warm_start(config.init) if config.init and saved is None else None
+    warm = read_warm_start(config.init) if config.init and resume is None else None
 
     Console(stderr=True, quiet=not speaks).print("Reading the data ...", highlight=False)
     data = read_data(config)
@@ -88,6 +88,8 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
     pool = 0 if data.pool is None else len(data.pool)
     # our own choice of a batch may be parted to fit into memory; a resumed run, or one that shares a burn-in, may not
     free = config.batch is None and config.accumulate == 1 and saved is None and fabric.world_size == 1
+    if config.start and resume is None:
+        config = plan.as_long_as(config, Path(config.start))
     config = plan.resolve(config, plan.resolve_device(config), len(data.labeled), int(np.median(sides)), warm, pool)
     schedule = plan.make_schedule(config)
     notes = list(data.notes)
@@ -140,8 +142,13 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
     if not over:
         work, expected = probe.afford(work, first, last) if free else (work, probe.measure(work, first, last))
         if work.config.accumulate != config.accumulate:
-            notes.append(f"A whole batch does not fit into memory: each is taken in {work.config.accumulate} parts.")
+            notes.append(
+                f"A whole batch does not fit into memory: each is taken in {work.config.accumulate} parts, and each "
+                "part's losses are averaged by themselves (--accumulate)."
+            )
         config, schedule, steps_data = work.config, work.schedule, work.data
+    if judge is not None:
+        judge.batch = max(1, judge.batch // config.accumulate)
 
     teacher = EMATeacher(student)
     optimizer = build_optimizer(student, config)
@@ -181,7 +188,7 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
         if saved is not None and saved_at is not None:
             restore(training, saved, saved_at)
             if resume is None and config.guard and judge is not None:
-                ship_burn_in(training, judge)
+                ship_burn_in(training, judge, warm_detector(warm, data.labeled.classes, config.model) if warm else None)
         if over:
             log.say(f"{out} ended at step {first}: nothing is left to train.")
         else:
@@ -196,7 +203,7 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
             album.watch(training)
             train_loop(training)
         spent = time.perf_counter() - began
-        outcome = conclude(training, out, time.perf_counter() - started, rival_ap(shared_run, config))
+        outcome = conclude(training, out, time.perf_counter() - started, rival_ap(config))
         if not over:
             album.finish(training, out / "best.safetensors")
             record_cost(log, expected, spent, probe.peak_memory(fabric.device))
@@ -209,12 +216,25 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
     return outcome
 
 
-def ship_burn_in(t: Training, judge: Judge) -> None:
-    """Of a burn-in taken from another run: what later teachers must beat. Every process judges."""
-    found = judge.judge(t.teacher.model)
-    t.state.best_ap, t.state.best_step = ap_of(found), t.state.step
+def ship_burn_in(t: Training, judge: Judge, start: Detector | None) -> None:
+    """Of a burn-in taken from another run, and of what ``--init`` brought it: what later teachers must beat.
+
+    Every process judges.
+
+    Args:
+        start: the detector of ``--init``.
+    """
+    state, best = t.state, t.teacher.model
+    found, step = judge.judge(best), t.state.step
+    if start is not None:
+        start.to(t.fabric.device).eval()
+        before = judge.judge(start)
+        state.at_start = ap_of(before)
+        if ap_of(before) >= ap_of(found):
+            best, found, step = start, before, 0
+    state.best_ap, state.best_step = ap_of(found), step
     if t.fabric.is_global_zero:
-        t.ship(t.teacher.model, t.state, found)
+        t.ship(best, replace(state, step=step), found)
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
@@ -270,7 +290,7 @@ def make_detector(
 ) -> Detector:
     """A new detector, one with the weights of ``warm``, or the one a checkpoint describes (its weights come later)."""
     assert config.backbone
-    if warm is not None:
+    if warm is not None and saved is None:
         return warm_detector(warm, classes, config.model)
     if saved is not None and saved_at is not None and saved.get("facts"):
         # needs neither the file of --init nor pretrained weights again

@@ -18,6 +18,7 @@ from sedet.detectors.regions import Detections
 from sedet.errors import ImageError
 from sedet.evaluation.coco import COCO_AREA_RANGES, Metrics, coco_metrics
 from sedet.evaluation.pseudo_labels import best_score
+from sedet.training.memory import is_out_of_memory
 
 
 class Judge:
@@ -56,17 +57,25 @@ class Judge:
     def detections(self, model: Detector) -> list[Detections]:
         """One an image of the table, boxes in its original pixels; none for an image that cannot be read."""
         results: list[Detections] = []
-        for start in range(0, len(self.table), self.batch):
-            results += self._batch(model, range(start, min(start + self.batch, len(self.table))))
+        while (start := len(results)) < len(self.table):
+            part = range(start, min(start + self.batch, len(self.table)))
+            try:
+                results += list(self._batch(model, part))
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or len(part) == 1:
+                    raise
+            self.batch = (len(part) + 1) // 2  # outside of the handler, which holds the failed batch's memory
+            torch.cuda.empty_cache()
         return results
 
-    def judge(self, model: Detector) -> Metrics:
-        """Metrics over the images that can be read."""
+    def judge(self, model: Detector, find_score: bool = True) -> Metrics:
+        """Metrics over the images that can be read; ``find_score``: with the score to cut at."""
         found = self.detections(model)
         read = [i for i in range(len(self.table)) if i not in self._unread]
         table, judged = self.table.subset(read), [found[i] for i in read]
         metrics = coco_metrics(table, judged, area_ranges=self.area_ranges)
-        return replace(metrics, best_score=best_score(table, judged))
+        return replace(metrics, best_score=best_score(table, judged)) if find_score else metrics
 
     def _batch(self, model: Detector, indices: range) -> Iterator[Detections]:
         images = [self._image(i) for i in indices]

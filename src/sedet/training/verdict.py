@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from sedet.config import TrainConfig
 from sedet.data.split import few_to_judge
+from sedet.errors import SedetError
+from sedet.settings import load_config
 from sedet.training import plan, probe
 from sedet.training.inputs import SHOWN, TrainingData
 from sedet.training.loop import Training
@@ -55,19 +58,27 @@ def tell(log: RunLog, notes: list[str], data: TrainingData) -> None:
         log.note(str(problem))
 
 
-def rival_ap(shared: TrainConfig | None, config: TrainConfig) -> float | None:
+def learns_unlabeled(config: TrainConfig) -> bool:
+    """Whether unlabelled images teach anything; else the run is a supervised twin."""
+    return config.method != "supervised" and (config.sed.distill or config.sed.scale)
+
+
+def rival_ap(config: TrainConfig) -> float | None:
     """Last teacher's AP of the run this one started from: one trained by the twin, the other with unlabelled images.
 
-    None where both have one method, that run did not go on to its end, or it was a longer or shorter one.
+    None where both do the same, that run did not go on to its end or is gone, or it was a longer or shorter one.
     """
-    if shared is None or not config.start or (shared.method == "supervised") == (config.method == "supervised"):
+    if not config.start:
         return None
     try:
+        shared = load_config(Path(config.start) / "config.yaml")
+        if learns_unlabeled(shared) == learns_unlabeled(config):
+            return None
         with (Path(config.start) / "metrics.csv").open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row.get("teacher_ap")]
         complete = rows and int(rows[-1]["step"]) == shared.steps == config.steps
         return float(rows[-1]["teacher_ap"]) if complete else None
-    except (OSError, ValueError, KeyError):
+    except (SedetError, OSError, ValueError, KeyError):
         return None
 
 
@@ -111,7 +122,7 @@ def conclude(t: Training, out: Path, seconds: float, rival: float | None = None)
     if sed and schedule.burn_in:
         rows.append(("labels alone", state.labels_alone, f"end of burn-in, step {schedule.burn_in}"))
     rows.append((other, rival, f"last step of {t.config.start}"))
-    trained_on = state.step > schedule.burn_in
+    trained_on = last.get("step", 0) > schedule.burn_in
     if not sed or trained_on:
         rows.append((f"{name}, teacher", teacher, f"step {last.get('step')}"))
         rows.append((f"{name}, student", student, f"step {last.get('step')}"))
@@ -157,12 +168,16 @@ def conclude(t: Training, out: Path, seconds: float, rival: float | None = None)
 def gains(t: Training, out: Path, teacher: float, rival: float | None) -> list[str]:
     """What training on unlabelled images brought, by the last teacher: the best of several would hide a loss."""
     state, sed = t.state, t.module.method.uses_unlabeled
-    if rival is not None:
+    judged = next(row["step"] for row in reversed(state.rows) if "teacher_ap" in row)
+    if judged != state.step:  # stopped since: there is no last teacher yet
+        return []
+    if rival is not None and state.step == t.schedule.steps:
         gain = teacher - rival if sed else rival - teacher
         return [f"Unlabelled images: {gain:+.1f} AP, last teacher against last teacher of both runs."]
-    if not sed or state.labels_alone is None:
+    if not sed or rival is not None or state.labels_alone is None:
         return []
-    again = f"sedet train --config {out / 'config.yaml'} --method supervised --start {out} --out {out}-supervised"
+    config, start, twin = (quote(str(p)) for p in (out / "config.yaml", t.config.start or out, f"{out}-supervised"))
+    again = f"sedet train --config {config} --method supervised --start {start} --out {twin}"
     return [
         f"After the burn-in the last teacher changed by {teacher - state.labels_alone:+.1f} AP. How much of it labels "
         f"alone would have brought: {again}"
