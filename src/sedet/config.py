@@ -122,7 +122,7 @@ class TrainConfig:
     image_size: int | None = None
     """Long side of the training images, pixels. Default: from the data and the device."""
     batch: int | None = None
-    """Labelled images a step, over all processes. Default: 16 on a GPU, 8 on a CPU; taken in parts where memory is short."""
+    """Labelled images a step, over all processes. Default: 16 on a GPU, 8 on a CPU, in parts if memory is short."""
     ratio: float = 1.0
     """Unlabelled images a step for each labelled one."""
     steps: int | None = None
