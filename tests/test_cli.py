@@ -147,7 +147,7 @@ def test_every_setting_is_a_flag() -> None:
         (["--rate", "fast"], "--rate must be a number, not 'fast'"),
         (["--guard", "False"], "--guard takes no value: write --guard or --no-guard"),
         (["--sed.scale", "no"], "--sed.scale takes no value: write --sed.scale or --sed.no-scale"),
-        (["--method", "sedd"], "--method must be one of sed, supervised, not 'sedd'. Did you mean 'sed'?"),
+        (["--method", "sedd"], "--method must be one of sed, supervised, dense-teacher, not 'sedd'. Did you mean"),
         (["stray"], "unexpected argument: stray"),
         (["--labeled", "a", "b"], "unexpected 'b' after --labeled a"),
         (["--guard", "b"], "unexpected 'b' after --guard"),

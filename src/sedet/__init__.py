@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from sedet.api import train
-from sedet.config import ModelConfig, SEDConfig, TrainConfig, ViewConfig
+from sedet.config import DenseTeacherConfig, ModelConfig, SEDConfig, TrainConfig, ViewConfig
 from sedet.errors import SedetError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "DenseTeacherConfig",
     "ModelConfig",
     "SEDConfig",
     "SedetError",

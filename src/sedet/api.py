@@ -54,7 +54,7 @@ def complete(config: TrainConfig) -> TrainConfig:
     """Check that a training has the data its method needs, and ranges; the config itself is returned."""
     if not config.labeled:
         raise ConfigError("no labelled data: --labeled takes a COCO JSON, a VOC folder or a YOLO data.yaml")
-    if config.method == "sed" and not config.unlabeled:
+    if config.method != "supervised" and not config.unlabeled:
         raise ConfigError(
             "no unlabelled images: --unlabeled takes a folder, a list file or a glob; "
             "to train on the labels alone, add --method supervised"

@@ -57,13 +57,15 @@ SYNONYMS = {
 
 # Dotted names by the range of their values.
 SHARES = """backbone_rate warmup burn_in ramp ema_decay
-    views.flip views.vertical_flip views.jitter views.grey views.blur views.erase_limit sed.threshold"""
+    views.flip views.vertical_flip views.jitter views.grey views.blur views.erase_limit sed.threshold
+    dense_teacher.share"""
 POSITIVE = """batch ratio steps rate accumulate threads eval_every save_every stop
     model.neck_channels model.level_range model.center_radius
     views.scale_min views.scale_max sed.temperature"""
 LEAST_SIDE = "image_size"  # below 32 px the half-size view has no pyramid
 NOT_NEGATIVE = """weight_decay clip workers cache patience seed model.head_convs model.freeze_stages
-    sed.gamma sed.weight sed.scale_weight sed.class_weight sed.box_weight sed.quality_weight"""
+    sed.gamma sed.weight sed.scale_weight sed.class_weight sed.box_weight sed.quality_weight
+    dense_teacher.class_weight dense_teacher.box_weight dense_teacher.quality_weight"""
 
 
 # --- the tree -----------------------------------------------------------------------------------------------

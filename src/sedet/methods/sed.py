@@ -75,11 +75,11 @@ class SED:
             unlabeled = replace(unlabeled, strong=unlabeled.weak, half=unlabeled.weak_half, erased=uncovered)
 
         # Views of one size share a forward: labelled first, then unlabelled.
-        full = student(*_joint(labeled, unlabeled if config.distill else None, half=False))
+        full = student(*joint_views(labeled, unlabeled if config.distill else None, half=False))
         half = None
         if self.half_size or (config.scale and unlabeled is not None):
             half_labeled = labeled if self.half_size else None
-            half = student(*_joint(half_labeled, unlabeled if config.scale else None, half=True), HALF_LEVELS)
+            half = student(*joint_views(half_labeled, unlabeled if config.scale else None, half=True), HALF_LEVELS)
         assert labeled.targets is not None
         labeled_half = half.images(slice(0, count)) if half is not None and self.half_size else None
         losses = labeled_losses(student, full.images(slice(0, count)), labeled_half, labeled.targets)
@@ -248,7 +248,7 @@ def pseudo_labels(
     return labels
 
 
-def _joint(labeled: Batch | None, unlabeled: Batch | None, half: bool) -> tuple[Tensor, Tensor]:
+def joint_views(labeled: Batch | None, unlabeled: Batch | None, half: bool) -> tuple[Tensor, Tensor]:
     """Images and contents of the batches that are given, at one size."""
     given = [b for b in (labeled, unlabeled) if b is not None]
     images = torch.cat([b.half if half else b.strong for b in given])

@@ -24,6 +24,8 @@ from sedet.detectors.file import save_detector
 from sedet.detectors.warm_start import WarmStart, read_warm_start, warm_detector
 from sedet.errors import ConfigError, TrainingError
 from sedet.evaluation.coco import Metrics
+from sedet.methods.dense_teacher import DenseTeacher
+from sedet.methods.method import Method
 from sedet.methods.sed import SED
 from sedet.methods.supervised import Supervised
 from sedet.methods.teacher import EMATeacher
@@ -112,7 +114,7 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
     torch.manual_seed(config.seed)
     student = make_detector(config, data.labeled.classes, warm, saved, saved_at)
     method = make_method(config)
-    freeze_unused(student, config.half_size or (method.uses_unlabeled and config.sed.scale))
+    freeze_unused(student, config.half_size or (config.method == "sed" and method.uses_unlabeled and config.sed.scale))
     student.to(fabric.device)
     judge = None
     if data.val is not None:
@@ -126,7 +128,7 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
         views=config.views,
         seed=config.seed,
         unlabeled_from=schedule.burn_in * config.accumulate,
-        three_sizes=method.uses_unlabeled and config.sed.three_sizes,
+        three_sizes=config.method == "sed" and method.uses_unlabeled and config.sed.three_sizes,
         cache=config.cache,
         workers=config.workers or 0,
         rank=fabric.global_rank,
@@ -300,9 +302,13 @@ def make_detector(
     return build_detector(config.detector, config.backbone, len(classes), config.model, config.weights)
 
 
-def make_method(config: TrainConfig) -> SED | Supervised:
+def make_method(config: TrainConfig) -> Method:
     if config.method == "supervised":
         return Supervised(config.half_size)
+    if config.method == "dense-teacher":
+        if config.detector != "fcos":
+            raise ConfigError(f"dense-teacher is defined for the detector fcos, not for {config.detector}")
+        return DenseTeacher(config.dense_teacher, config.half_size, config.views.erase_limit)
     return SED(config.sed, config.half_size, config.views.erase_limit)
 
 

@@ -60,7 +60,7 @@ def tell(log: RunLog, notes: list[str], data: TrainingData) -> None:
 
 def learns_unlabeled(config: TrainConfig) -> bool:
     """Whether unlabelled images teach anything; else the run is a supervised twin."""
-    return config.method != "supervised" and (config.sed.distill or config.sed.scale)
+    return config.method != "supervised" and (config.method != "sed" or config.sed.distill or config.sed.scale)
 
 
 def rival_ap(config: TrainConfig) -> float | None:
