@@ -277,6 +277,10 @@ def make_job(
     return Job(burn_in, config, burn, settings, identity(burn_in, inputs), identity(config, inputs, burn_in))
 
 
+GROUPS = {"sed": "sed", "dense-teacher": "dense_teacher"}
+"""The settings that are one method's own."""
+
+
 def _decay(config: TrainConfig, after: int) -> float:
     return ema_decay(10**9, after) if config.ema_decay is None else config.ema_decay
 
@@ -286,9 +290,10 @@ def identity(config: TrainConfig, inputs: Inputs, burn_in: TrainConfig | None = 
 
     def numbers(c: TrainConfig) -> dict[str, Any]:
         found = {key: value for key, value in to_dict(c).items() if key not in NOT_NUMBERS}
-        if c.method == "supervised":
-            del found["sed"]  # it plays no part there
-        else:
+        for method, group in GROUPS.items():
+            if c.method != method:
+                del found[group]  # it plays no part there
+        if c.method == "sed":
             found["sed"]["algorithm"] = ALGORITHM
         return {**found, "training": TRAINING}
 
