@@ -32,6 +32,16 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def unwritable(path: Path) -> str | None:
+    """Why a file or folder cannot be made there, or None: looked at before work is done that would be lost."""
+    above = path.absolute().parent
+    while not above.exists() and above != above.parent:
+        above = above.parent
+    if not above.is_dir():
+        return f"{above} is no folder"
+    return None if os.access(above, os.W_OK | os.X_OK) else f"{above} may not be written to"
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Errors of the system name the file, which it does not tell of a full disk."""

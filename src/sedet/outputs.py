@@ -235,7 +235,8 @@ def check_formats(formats: str | Sequence[str]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys((formats,) if isinstance(formats, str) else formats))
     for name in names or ("",):
         if name not in FORMATS:
-            raise ConfigError(f"there is no format '{name}'; there are: {', '.join(FORMATS)}")
+            hint = ". Separate them by spaces" if "," in name else ""
+            raise ConfigError(f"there is no format '{name}'; there are: {', '.join(FORMATS)}{hint}")
     return names
 
 

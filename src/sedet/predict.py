@@ -27,6 +27,7 @@ from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError, DataError, ImageError
 from sedet.evaluation.coco import COCO_AREA_RANGES, Metrics, coco_metrics
 from sedet.evaluation.pseudo_labels import best_score
+from sedet.files import unwritable
 from sedet.outputs import (
     Item,
     Pictures,
@@ -222,6 +223,8 @@ def evaluate(
     for flag, file in (("json", json), ("detections", detections)):
         if file is not None and Path(file).is_dir():
             raise ConfigError(f"{file} is a folder; give --{flag} the name of a file")
+        if file is not None and (reason := unwritable(Path(file))) is not None:
+            raise ConfigError(f"{file} cannot be written: {reason}. Give --{flag} another place")
     table = data if isinstance(data, AnnotationTable) else read_table(data, images=images, split=split or "val")
     predictor = detector if isinstance(detector, Predictor) else load(detector, device)
     table, problems = clean(agreed_classes(table, predictor.classes, classes))
@@ -231,6 +234,8 @@ def evaluate(
         log.warning("and %d more problems; 'sedet check' lists them", len(problems) - 10)
     if not len(table):
         raise DataError("there are no images to judge by", table.source, "Give labelled data")
+    if not table.class_counts().sum():
+        raise DataError("there are no boxes to judge by", table.source, "Give labelled data, or check --classes")
     table, found = detect_table(predictor, table, batch=batch, score_threshold=score_threshold, progress=progress)
     metrics = replace(coco_metrics(table, found, area_ranges), best_score=best_score(table, found))
     if json is not None:

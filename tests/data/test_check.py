@@ -70,6 +70,7 @@ def test_classes(tmp_path: Path) -> None:
     assert any("class 'dog' has only 1 box." in t for t in told)
     report = check_data(data, classes=["cat", "cow"])
     assert not report.ok and "no class 'cow'" in texts(report, "error")[0]
+    assert "Separate classes by spaces" in texts(check_data(data, classes=["cat,dog"]), "error")[0]
     assert not check_data(data, classes=["hen"]).ok
     assert "no boxes at all" in texts(check_data(data, classes=["hen"]), "error")[0]
 
@@ -98,7 +99,7 @@ def test_broken_images(tmp_path: Path, fast: bool) -> None:
     write(pool / "b.png", "text")
     report = check_data(data, [str(pool)], fast=fast)
     told = texts(report, "warning")
-    assert report.ok
+    assert report.ok and any(line.endswith("; 1 of them can be read") for line in report.facts)
     assert any("001.png" in t and "0 bytes" in t for t in told)
     assert any("002.png" in t for t in told) is not fast  # a header does not tell of a truncated file
     assert any("b.png" in t and "skipped" in t for t in told)
@@ -109,6 +110,23 @@ def test_broken_images(tmp_path: Path, fast: bool) -> None:
     (pool / "a.png").write_bytes(b"")
     report = check_data(good(tmp_path / "c"), [str(pool)], fast=fast)
     assert any("none of the unlabelled images can be read" in t for t in texts(report, "error"))
+
+
+def test_repeats_in_val_and_among_the_unlabelled(tmp_path: Path) -> None:
+    data, val, pool = good(tmp_path / "a"), good(tmp_path / "v", seed=100), tmp_path / "pool"
+    save(pool / "a.png", 300)
+    save(pool / "b.png", 301)
+    assert not any("look the same as another" in t for t in texts(check_data(data, [str(pool)], val=val), "note"))
+    (pool / "c.png").write_bytes((pool / "a.png").read_bytes())
+    save(pool / "d.jpg", 301)  # the same picture, other bytes
+    images = sorted((tmp_path / "v").glob("*.png"))
+    images[1].write_bytes(images[0].read_bytes())
+    report = check_data(data, [str(pool)], val=val)
+    (note,) = [t for t in texts(report, "note") if "look the same as another" in t]
+    assert "1 of 3 unlabelled images" in note and "d.jpg" in note  # the copy, c.png, is left out as one
+    assert "1 left out: copies of another file" in " ".join(report.facts)
+    assert any("the val image is a copy of" in t for t in texts(report, "warning"))
+    assert report.ok
 
 
 def test_all_truncated_is_an_error_of_the_full_check(tmp_path: Path) -> None:

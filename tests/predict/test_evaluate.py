@@ -49,6 +49,9 @@ def test_metrics_need_a_file(tmp_path: Path) -> None:
         evaluate("absent", tmp_path / "absent.json", json=tmp_path)
     with pytest.raises(ConfigError, match="give --detections"):
         evaluate("absent", tmp_path / "absent.json", detections=tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file is no folder\. Give --json another place"):
+        evaluate("absent", tmp_path / "absent.json", json=tmp_path / "file" / "m.json")
 
 
 @pytest.mark.parametrize("order", [("cat", "red box"), ("red box", "cat")])
@@ -95,6 +98,17 @@ def test_classes_without_objects_need_not_be_known_and_absent_ones_are_reported(
         agreed = agreed_classes(table, CLASSES)
     assert agreed.classes == ("red box",) and agreed.objects[0].labels.tolist() == [0]
     assert "val.json has no class cat" in caplog.text
+
+
+def test_no_boxes_to_judge_by_is_an_error(red: Predictor, tmp_path: Path) -> None:
+    path = write_coco(tmp_path, CLASSES)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "annotations": []}))
+    with pytest.raises(DataError, match="there are no boxes to judge by"):
+        evaluate("d", path, device="cpu", json=tmp_path / "m.json")
+    path = write_coco(tmp_path, CLASSES, ["red box", "red box"])
+    with pytest.raises(DataError, match=r"no boxes to judge by.*--classes"):
+        evaluate("d", path, classes=["cat"], device="cpu")
+    assert not (tmp_path / "m.json").exists()
 
 
 def test_evaluate_leaves_out_images_that_cannot_be_read(

@@ -242,10 +242,10 @@ def test_out_of_memory_names_the_batch_that_fits(data: Path, tmp_path: Path, mon
     with pytest.raises(TrainingError, match=r"out of memory with 8 .*; 2 fit\. Use --batch 2, or --accumulate 4"):
         run(data, tmp_path / "run", batch=8, burn_in=0.0)
     # parts are advised only where they will be accepted: 12 and 3 images have none that are small enough
-    with pytest.raises(TrainingError, match=r"3 fit\. Use --batch 3 or a smaller --image_size"):
+    with pytest.raises(TrainingError, match=r"3 fit\. Use --batch 3 or a smaller --image-size"):
         run(data, tmp_path / "ratio", batch=12, burn_in=0.0, ratio=0.25)
     monkeypatch.setattr(SED, "losses", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
-    with pytest.raises(TrainingError, match=r"single labelled image.*smaller --image_size"):
+    with pytest.raises(TrainingError, match=r"single labelled image.*smaller --image-size"):
         run(data, tmp_path / "other")
 
 

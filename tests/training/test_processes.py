@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from sedet.config import TrainConfig
+from sedet.detectors.file import save_detector
 from sedet.settings import save_config
 from sedet.training.checkpoint import load_checkpoint
 from tests import tiny
@@ -60,13 +62,17 @@ def gradients(saved: dict[str, Any]) -> torch.Tensor:
 
 
 @needs_loopback
-def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
-    """The first update after the burn-in, unlabelled images and all; the fresh teacher sees next to nothing, so
-    that the normalisers are at their floor."""
+@pytest.mark.parametrize("confident", [False, True])
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path, confident: bool) -> None:
+    """The first update after the burn-in, unlabelled images and all; a fresh teacher sees next to nothing, so that
+    the normalisers are at their floor, a confident one puts them far above."""
     data = tiny.dataset(tmp_path / "data", labeled=4, val=0)
     config = tiny.config(
         data, tmp_path / "unused", val=None, batch=4, steps=2, burn_in=0.0, stop=1, eval_every=9, clip=0.0
     )
+    if confident:
+        save_detector(tmp_path / "d.safetensors", tiny.detector(2, confident=True), ("red", "blue"), 64, {})
+        config = replace(config, init=str(tmp_path / "d.safetensors"))
     one, two = run(1, config, tmp_path), run(2, config, tmp_path)
     assert one["state"]["step"] == two["state"]["step"] == 1
     want, got = gradients(one), gradients(two)

@@ -458,6 +458,41 @@ def test_equal_flags_share_a_burn_in_whatever_the_pool(config: TrainConfig, monk
     assert outcome.finished and outcome.step == 4
 
 
+def test_the_guard_knows_the_teachers_of_the_burn_in_too(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged(monkeypatch, [23.2, 20.0, 19.6, 18.0, 21.5, 21.0])
+    outcome = train(replace(config, steps=6, burn_in=4 / 6))
+    assert (outcome.ap, outcome.labels_alone, outcome.teacher_ap) == (23.2, 19.6, 21.5)
+    assert outcome.detector is not None and load_detector(outcome.detector).metadata["step"] == 2
+    assert "of the labels alone (step 2): no later teacher was better" in (Path(config.out) / "train.log").read_text()
+
+
+def test_mistakes_are_told_before_the_data_are_read(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sedet.training.run.read_data", None)
+    (tmp_path / "weights.pth").write_text("no weights")
+    (tmp_path / "file").touch()
+    for change, message in (
+        ({"backbone": "resnot50", "weights": "none"}, r"'resnot50' cannot be used.*Near names: resne"),
+        ({"weights": str(tmp_path / "weights.pth")}, r"weights\.pth: no weights that can be read.*Give a .safetensors"),
+        ({"out": str(tmp_path / "file" / "run")}, "file is no folder. Give another with --out"),
+    ):
+        with pytest.raises(SedetError, match=message):
+            train(replace(config, **change))
+
+
+def test_a_damaged_last_checkpoint_points_to_the_burn_in(config: TrainConfig) -> None:
+    train(replace(config, stop=3))
+    path = Path(config.out) / "checkpoints" / "last.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=f"damaged.*start a new run from it with --start {config.out}"):
+        sedet.train(resume=config.out)
+    (path.parent / "burn_in.pt").unlink()
+    path.unlink()
+    with pytest.raises(CheckpointError, match=r"no such checkpoint\. Start the run anew"):
+        sedet.train(resume=config.out)
+
+
 def test_without_a_twin_nothing_is_claimed_for_unlabelled_images(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,7 +133,7 @@ def table_problems(table: AnnotationTable | None, val: AnnotationTable | None, f
     if table is not None:
         problems += _classes(table) + _objects(table) + _pictures(table, "labelled", fast) + _repeats(table, fast)
     if val is not None:
-        problems += _objects(val) + _pictures(val, "val", fast)
+        problems += _objects(val) + _pictures(val, "val", fast) + _repeats(val, fast, "val")
     if table is not None and val is not None:
         problems += _between(table, val, fast)
     return problems
@@ -273,14 +273,14 @@ def _skipped(path: Path, error: ImageError) -> Problem:
     return Problem("warning", str(path), f"{error.what}; it is skipped", error.todo or "Replace it")
 
 
-def _repeats(table: AnnotationTable, fast: bool) -> list[Problem]:
+def _repeats(table: AnnotationTable, fast: bool, what: str = "labelled") -> list[Problem]:
     paths = [e.path for e in table.images]
     problems = []
     for path, match in zip(paths, repeated(paths, near=not fast), strict=True):
         if match is not None:
             other = paths[match.index]
             how = "is listed twice" if other == path else "is a copy of" if match.exact else "looks the same as"
-            text = f"the labelled image {how}" + ("" if other == path else f" {other}")
+            text = f"the {what} image {how}" + ("" if other == path else f" {other}")
             problems.append(Problem("warning", str(path), text, "Remove one, or its labels count twice"))
     return problems
 
@@ -364,6 +364,19 @@ def _unlabeled(
         return
     broken = header_problems(paths) if fast else _decoded(paths)
     problems += [p for p in broken if p is not None]
+    lost = sum(p is not None and p.level == "warning" for p in broken)
+    if lost:
+        facts[-1] += f"; {len(paths) - lost} of them can be read"
+    copies = (
+        []
+        if fast
+        else [path for path, match in zip(paths, repeated(paths, near=True), strict=True) if match is not None]
+    )
+    if copies:
+        what = (
+            f"{len(copies)} of {len(paths)} unlabelled images look the same as another of them, the first: {copies[0]}"
+        )
+        problems.append(Problem("note", ", ".join(sources), what, "Leave them out if each is to count once"))
     if paths and sum(p is not None and p.level == "warning" for p in broken) == len(paths):
         problems.append(
             Problem("error", ", ".join(sources), "none of the unlabelled images can be read", "Give others")

@@ -134,6 +134,8 @@ class AnnotationTable:
         for name in names:
             if name not in index:
                 near = difflib.get_close_matches(name, self.classes, n=1)
+                if "," in name:
+                    raise DataError(f"there is no class '{name}'", self.source, "Separate classes by spaces")
                 hint = f"Did you mean '{near[0]}'?" if near else f"Its classes are: {', '.join(self.classes)}"
                 raise DataError(f"there is no class '{name}'", self.source, hint)
         if len(set(names)) != len(names):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import logging
-import pickle
+import warnings
 from pathlib import Path
 
 import timm
@@ -108,8 +109,9 @@ def _create(name: str) -> tuple[nn.Module, list[int]]:
     try:
         body = timm.create_model(name, features_only=True, pretrained=False)
     except Exception as error:  # timm raises several types for unknown names and models without feature maps
-        near = timm.list_models(f"*{name.split('.')[0][:8]}*")[:3]
-        hint = f"; near names: {', '.join(near)}" if near else ""
+        family = name.split(".")[0]
+        near = difflib.get_close_matches(family, timm.list_models(), n=3) or timm.list_models(f"*{family[:8]}*")[:3]
+        hint = f". Near names: {', '.join(near)}" if near else ". timm.list_models() names those there are"
         reason = str(error).splitlines()[0]
         raise ConfigError(f"backbone '{name}' cannot be used ({reason}){hint}") from error
     reductions = list(body.feature_info.reduction())
@@ -162,11 +164,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise CheckpointError(f"{path} is not a state dict that can be read safely ({type(error).__name__})") from error
-    except Exception as error:  # safetensors' own error type
-        raise CheckpointError(f"{path} cannot be read ({str(error).splitlines()[0]})") from error
+        with warnings.catch_warnings(action="ignore"):  # what it thinks of a foreign file's pickle protocol
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # on foreign files both readers raise nearly anything
+        raise CheckpointError(
+            f"{path}: no weights that can be read safely ({type(error).__name__}). Give a .safetensors file, or a "
+            "state dict of tensors alone as torch.save writes it"
+        ) from error
     if isinstance(state, dict):
         for key in ("state_dict", "model", "model_state_dict"):
             if isinstance(state.get(key), dict):

@@ -1,8 +1,12 @@
-"""Checkpoints: all that is needed to go on as if nothing had happened. Tensors and primitives only, never unpickled."""
+"""Checkpoints: all that is needed to go on as if nothing had happened.
+
+They hold tensors and primitives only, and are read by torch's weights-only reader, which runs nothing of a file.
+"""
 
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +49,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: missing, damaged, foreign, or of a newer version.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such checkpoint")
+        raise CheckpointError(f"{path}: there is no such checkpoint{_instead(path)}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what it thinks of a foreign file's pickle protocol
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on damaged files the reader raises nearly anything
-        raise CheckpointError(f"{path}: damaged, or not a checkpoint ({type(error).__name__})") from error
+        reason = f"{path}: damaged, or not a checkpoint ({type(error).__name__})"
+        raise CheckpointError(f"{reason}{_instead(path)}") from error
     if not isinstance(state, dict) or "sedet_checkpoint" not in state:
         raise CheckpointError(f"{path}: not a checkpoint written by sedet")
     if not isinstance(state["sedet_checkpoint"], int):
@@ -57,6 +63,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if state["sedet_checkpoint"] > FORMAT:
         raise CheckpointError(f"{path}: written by a newer sedet; update to read it")
     return state
+
+
+def _instead(path: Path) -> str:
+    """What can be done without this checkpoint."""
+    other = path.with_name("burn_in.pt")
+    if path.name != other.name and other.is_file():
+        return f". The end of its burn-in is still there: start a new run from it with --start {path.parent.parent}"
+    return ". Start the run anew"
 
 
 def read_saved(path: Path) -> dict[str, Any]:

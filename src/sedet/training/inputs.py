@@ -29,6 +29,7 @@ class TrainingData:
         labeled: what is learnt from; val: what is judged by, or None; pool: unlabelled images, or None.
         notes: what was done with the data, one line each.
         problems: warnings and notes of the check (it has no errors, else training would not start).
+        unread: unlabelled images that cannot be read; they are not in ``pool``.
     """
 
     labeled: AnnotationTable
@@ -36,6 +37,7 @@ class TrainingData:
     pool: UnlabeledPool | None
     notes: tuple[str, ...]
     problems: tuple[Problem, ...]
+    unread: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint remembers of its data, so that it is not continued on other data."""
@@ -76,7 +78,8 @@ def read_data(config: TrainConfig) -> TrainingData:
         )
     if val is not None and (few := few_to_judge(len(val))) is not None:
         notes.append(f"{few}.")
-    pool = None
+    pool: UnlabeledPool | None = None
+    unread: tuple[str, ...] = ()
     if config.method != "supervised":
         pool = unlabeled_pool(config.unlabeled, labeled, val, config.exclude_labeled)
         notes.append(pool.summary())
@@ -87,8 +90,9 @@ def read_data(config: TrainConfig) -> TrainingData:
         if len(readable) < len(pool):
             problems += [p for p in broken if p is not None]
             notes.append(f"{len(pool) - len(readable)} unlabelled images left out: they cannot be read")
+            unread = tuple(str(path) for path, problem in zip(pool.paths, broken, strict=True) if problem is not None)
             pool = replace(pool, paths=readable)
-    return TrainingData(labeled, val, pool, tuple(notes), tuple(problems))
+    return TrainingData(labeled, val, pool, tuple(notes), tuple(problems), unread)
 
 
 def stop_at_errors(problems: Sequence[Problem]) -> None:

@@ -59,8 +59,8 @@ class State:
         rows: the metrics so far, one dict a row.
         at_start: AP of the detector that ``--init`` brought, before the first step, if known.
         labels_alone: AP at the end of the burn-in (the better of student and teacher), if known.
-        best_ap, best_step: the best teacher on val since the end of the burn-in, the one of ``--init`` included.
-        trained_ap: the same without the one of ``--init``; since_best: evaluations since then.
+        best_ap, best_step: the best teacher on val so far, the one of ``--init`` included.
+        trained_ap: the best since the end of the burn-in; since_best: evaluations since then.
         cut: the teacher's best score to cut at, at the last evaluation.
         skipped: names of images that could not be read.
         ended: stopped early, for good (``patience``).
@@ -215,12 +215,14 @@ def evaluate(t: Training) -> None:
         state.labels_alone = None if teacher is None else ap_of(teacher)
     t.log.row(state, scores)
     state.cut = None if teacher is None else teacher.best_score
-    if teacher is not None and state.step >= t.schedule.burn_in:
+    if teacher is not None:
         if state.best_ap is None or ap_of(teacher) > state.best_ap:
             state.best_ap, state.best_step = ap_of(teacher), state.step
             if t.config.guard and t.fabric.is_global_zero:
                 t.ship(t.teacher.model, state, teacher)
-        if state.trained_ap is None or ap_of(teacher) > state.trained_ap:
+        if state.step < t.schedule.burn_in:
+            pass
+        elif state.trained_ap is None or ap_of(teacher) > state.trained_ap:
             state.trained_ap, state.since_best = ap_of(teacher), 0
         else:
             state.since_best += 1

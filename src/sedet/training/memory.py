@@ -45,7 +45,7 @@ def out_of_memory_error(
         # trying again would wait for the other processes
         return OutOfMemory(
             f"out of memory with {len(labeled)} labelled images a process at image_size {config.image_size}: use a "
-            "smaller --batch, --accumulate to keep the batch in parts, or a smaller --image_size"
+            "smaller --batch, --accumulate to keep the batch in parts, or a smaller --image-size"
         )
     size = len(labeled)
     while size > 1:
@@ -74,7 +74,7 @@ def out_of_memory_error(
     more = f" and {len(unlabeled)} unlabelled" if unlabeled is not None and len(labeled) == 1 else ""
     return OutOfMemory(
         f"out of memory with a single labelled image{more} at image_size {config.image_size}: use a smaller "
-        "--image_size, a smaller --backbone" + (" or a smaller --ratio" if more else "")
+        "--image-size, a smaller --backbone" + (" or a smaller --ratio" if more else "")
     )
 
 
@@ -85,4 +85,4 @@ def _advice(config: TrainConfig, size: int, pieces: int, unlabeled: int) -> str:
     batch = config.batch or size
     parts = next((p for p in range(pieces, batch + 1) if batch % p == 0 and unlabeled % p == 0), None)
     keep = f", or --accumulate {parts} to keep the batch in parts," if parts is not None else ""
-    return f"Use --batch {size}{keep} or a smaller --image_size"
+    return f"Use --batch {size}{keep} or a smaller --image-size"

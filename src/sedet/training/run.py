@@ -13,17 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
 from sedet.config import TrainConfig
 from sedet.data.loading import StepData, labeled_samples, unlabeled_samples
+from sedet.detectors.backbones import Backbone, read_state
 from sedet.detectors.build import Detector, build_detector, freeze_unused, rebuild_detector
 from sedet.detectors.file import save_detector
 from sedet.detectors.warm_start import WarmStart, read_warm_start, warm_detector
 from sedet.errors import ConfigError, TrainingError
 from sedet.evaluation.coco import Metrics
+from sedet.files import unwritable
 from sedet.methods.dense_teacher import DenseTeacher
 from sedet.methods.method import Method
 from sedet.methods.sed import SED
@@ -82,6 +85,8 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
         torch.set_num_threads(config.threads)
     saved_at = saved_checkpoint(config, resume)
     saved = read_saved(saved_at) if saved_at is not None else None
+    if saved is None:
+        check_weights(config)
     warm = read_warm_start(config.init) if config.init and resume is None else None
 
     Console(stderr=True, quiet=not speaks).print("Reading the data ...", highlight=False)
@@ -205,7 +210,7 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
             album.watch(training)
             train_loop(training)
         spent = time.perf_counter() - began
-        outcome = conclude(training, out, time.perf_counter() - started, rival_ap(config))
+        outcome = conclude(training, out, time.perf_counter() - started, rival_ap(config), data.unread)
         if not over:
             album.finish(training, out / "best.safetensors")
             record_cost(log, expected, spent, probe.peak_memory(fabric.device))
@@ -257,8 +262,18 @@ def make_fabric(config: TrainConfig) -> Fabric:
     return fabric
 
 
+def check_weights(config: TrainConfig) -> None:
+    """What is said of the backbone and can be wrong, looked at before the data are."""
+    if config.backbone is not None and not timm.is_model(config.backbone.split(".")[0]):
+        Backbone(config.backbone, "none")  # says what is wrong, and which names are near
+    if config.weights not in ("auto", "none"):
+        read_state(Path(config.weights))
+
+
 def check_folder(out: Path) -> None:
     """The run folder must be new or empty: nobody's results are overwritten."""
+    if (reason := unwritable(out)) is not None:
+        raise ConfigError(f"the output folder {out} cannot be made: {reason}. Give another with --out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         again = f", or go on with it: --resume {out}" if (out / "checkpoints" / LAST_FILE).is_file() else ""
         raise ConfigError(f"the output folder {out} is in use: give a new one with --out{again}")

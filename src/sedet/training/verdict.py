@@ -95,11 +95,14 @@ def record_cost(log: RunLog, expected: probe.Expectation | None, seconds: float,
     )
 
 
-def conclude(t: Training, out: Path, seconds: float, rival: float | None = None) -> Outcome:
+def conclude(
+    t: Training, out: Path, seconds: float, rival: float | None = None, unread: tuple[str, ...] = ()
+) -> Outcome:
     """Say what the labels alone gave, what the method made of it, and which detector was shipped.
 
     Args:
         seconds: wall-clock time of the call; rival: from :func:`rival_ap`.
+        unread: images that could not be read and were left out before training.
     """
     state, schedule = t.state, t.schedule
     finished = state.ended or state.step >= schedule.steps
@@ -135,7 +138,7 @@ def conclude(t: Training, out: Path, seconds: float, rival: float | None = None)
             which = f"the best teacher on val, of step {state.best_step}"
             if state.at_start is not None and state.best_step == 0:
                 which = "the detector of --init: no later teacher was better"
-            elif sed and schedule.burn_in and state.best_step == schedule.burn_in:
+            elif sed and schedule.burn_in and state.best_step <= schedule.burn_in:
                 which = f"of the labels alone (step {state.best_step}): no later teacher was better"
         say(f"  {'shipped':<20} AP {ap:5.1f}   {which}")
         if teacher is not None and trained_on:
@@ -145,8 +148,10 @@ def conclude(t: Training, out: Path, seconds: float, rival: float | None = None)
         say("Warning: without val nothing says how good the last teacher is. It is shipped all the same.")
     if t.judge is not None and (few := few_to_judge(len(t.judge.table) - len(t.judge.unread))) is not None:
         say(f"{few}.")
-    if state.skipped:
-        say(f"{len(state.skipped)} images could not be read and were skipped: {', '.join(state.skipped[:5])}")
+    skipped = tuple(dict.fromkeys([*unread, *state.skipped]))
+    if skipped:
+        more = f", {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        say(f"{len(skipped)} images could not be read and were skipped: {', '.join(skipped[:5])}{more}")
     if shipped:
         say(f"Detector: {detector}")
         say(f"Try it:   sedet predict {detector} IMAGES --draw")
@@ -160,7 +165,7 @@ def conclude(t: Training, out: Path, seconds: float, rival: float | None = None)
         teacher_ap=teacher,
         step=state.step,
         finished=finished,
-        skipped=tuple(state.skipped),
+        skipped=skipped,
         seconds=seconds,
     )
 
