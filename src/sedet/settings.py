@@ -311,7 +311,9 @@ def load_config(path: Path | str, base: TrainConfig | None = None) -> TrainConfi
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot read the settings: {error.strerror or error}") from None
+        raise ConfigError(
+            f"{path}: cannot read the settings: {error.strerror or error}. Give a YAML file, as a run's config.yaml"
+        ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not a text file; --config takes a YAML file of settings") from None
     except yaml.MarkedYAMLError as error:
