@@ -293,6 +293,8 @@ def identity(config: TrainConfig, inputs: Inputs, burn_in: TrainConfig | None = 
         for method, group in GROUPS.items():
             if c.method != method:
                 del found[group]  # it plays no part there
+        if c.detector != "faster_rcnn":
+            del found["model"]["proposals"], found["model"]["roi_samples"]
         if c.method == "sed":
             found["sed"]["algorithm"] = ALGORITHM
         return {**found, "training": TRAINING}

@@ -16,15 +16,21 @@ class ModelConfig:
     """The detector's size. The defaults fit the device: small on a CPU, the field's usual on a GPU."""
 
     neck_channels: int | None = None
-    """Channels of the feature pyramid and the head. Default: 96 on a CPU, 256 on a GPU."""
+    """Channels of the feature pyramid and the head (Faster R-CNN's second stage: 4 times as many). Default: 96 on a
+    CPU, 256 on a GPU."""
     head_convs: int | None = None
-    """3x3 convolutions in each branch of the head. Default: 2 on a CPU, 4 on a GPU."""
+    """3x3 convolutions in each branch of the head. Default: 2 on a CPU, 4 on a GPU; Faster R-CNN 1, before both."""
     level_range: float | None = None
-    """Farthest side, in strides, that a pyramid level answers for (FCOS). Default: 8, its own, from 400 px; 4 below."""
+    """Farthest side, in strides, that a pyramid level answers for (FCOS); Faster R-CNN's anchors have half of it as
+    their side. Default: 8, FCOS's own, from 400 px; 4 below."""
     center_radius: float = 1.5
     """Radius of the positive centre region of an object, in strides (FCOS)."""
     freeze_stages: int = 1
     """Backbone stages, from the stem on, that are not trained when pretrained weights are loaded."""
+    proposals: int | None = None
+    """Boxes an image that the second stage looks at (Faster R-CNN). Default: 256 on a CPU, 1000 on a GPU."""
+    roi_samples: int | None = None
+    """Boxes an image that the second stage learns from (Faster R-CNN). Default: 128 on a CPU, 512 on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -125,8 +131,9 @@ class TrainConfig:
     """Leave labelled images out of the unlabelled pool (by default they stay, without their labels)."""
     method: Literal["sed", "supervised", "dense-teacher"] = "sed"
     """sed; supervised: the same loop on the labels alone; dense-teacher: the nearest published relative (FCOS)."""
-    detector: Literal["fcos", "retinanet"] = "fcos"
-    """Detector architecture: fcos (a region a location) or retinanet (nine anchors a location)."""
+    detector: Literal["fcos", "retinanet", "faster_rcnn"] = "fcos"
+    """Detector architecture: fcos (a region a location), retinanet (nine anchors a location), or faster_rcnn (two
+    stages)."""
     backbone: str | None = None
     """Any timm backbone with strides 4-32. Default: tf_efficientnet_lite0 on a CPU, resnet50 on a GPU."""
     weights: str = "auto"

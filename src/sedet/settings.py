@@ -60,7 +60,7 @@ SHARES = """backbone_rate warmup burn_in ramp ema_decay
     views.flip views.vertical_flip views.jitter views.grey views.blur views.erase_limit sed.threshold
     dense_teacher.share"""
 POSITIVE = """batch ratio steps rate accumulate threads eval_every save_every stop
-    model.neck_channels model.level_range model.center_radius
+    model.neck_channels model.level_range model.proposals model.roi_samples model.center_radius
     views.scale_min views.scale_max sed.temperature"""
 LEAST_SIDE = "image_size"  # below 32 px the half-size view has no pyramid
 NOT_NEGATIVE = """weight_decay clip workers cache patience seed model.head_convs model.freeze_stages

@@ -11,15 +11,20 @@ from torch import nn
 
 from sedet.config import ModelConfig
 from sedet.detectors.backbones import Backbone
+from sedet.detectors.faster_rcnn import FasterRCNN, FasterRCNNSpec
 from sedet.detectors.fcos import FCOS, FCOSSpec
 from sedet.detectors.retinanet import RetinaNet, RetinaNetSpec
 from sedet.errors import CheckpointError, ConfigError
 
-Detector = FCOS | RetinaNet
+Detector = FCOS | RetinaNet | FasterRCNN
 """The detector contract: ``forward(images, content, levels) -> Regions``, ``loss``, ``detect``, ``spec``."""
-Spec = FCOSSpec | RetinaNetSpec
+Spec = FCOSSpec | RetinaNetSpec | FasterRCNNSpec
 
-DETECTORS = {"fcos": FCOSSpec, "retinanet": RetinaNetSpec}
+DETECTORS: dict[str, type[FCOSSpec] | type[RetinaNetSpec] | type[FasterRCNNSpec]] = {
+    "fcos": FCOSSpec,
+    "retinanet": RetinaNetSpec,
+    "faster_rcnn": FasterRCNNSpec,
+}
 """What describes each architecture."""
 
 
@@ -46,19 +51,27 @@ def build_detector(detector: str, backbone: str, classes: int, model: ModelConfi
         head_convs=2 if model.head_convs is None else model.head_convs,
         pretrained_norm=body.pretrained,
     )
+    if isinstance(spec, FasterRCNNSpec):
+        anchors = (model.level_range or 2 * spec.anchor_strides) / 2
+        spec = replace(spec, roi_features=4 * spec.neck_channels, anchor_strides=anchors)
     return assemble(with_assignment(spec, model), body)
 
 
 def with_assignment(spec: Spec, model: ModelConfig) -> Spec:
-    """The description with what the settings say of FCOS's assignment; its range stays where they say nothing."""
-    if not isinstance(spec, FCOSSpec):
-        return spec
-    return replace(spec, level_range=model.level_range or spec.level_range, center_radius=model.center_radius)
+    """The description with what the settings say of how regions are chosen; the rest stays."""
+    if isinstance(spec, FCOSSpec):
+        return replace(spec, level_range=model.level_range or spec.level_range, center_radius=model.center_radius)
+    if isinstance(spec, FasterRCNNSpec):
+        proposals, samples = model.proposals or spec.proposals, model.roi_samples or spec.roi_samples
+        return replace(spec, proposals=proposals, roi_samples=samples)
+    return spec
 
 
 def assemble(spec: Spec, body: Backbone) -> Detector:
     """The network of a description on its backbone."""
-    return FCOS(spec, body) if isinstance(spec, FCOSSpec) else RetinaNet(spec, body)
+    if isinstance(spec, FCOSSpec):
+        return FCOS(spec, body)
+    return RetinaNet(spec, body) if isinstance(spec, RetinaNetSpec) else FasterRCNN(spec, body)
 
 
 def rebuild_detector(spec: dict[str, Any], where: Path, freeze_stages: int = 0) -> Detector:
@@ -81,8 +94,13 @@ def rebuild_detector(spec: dict[str, Any], where: Path, freeze_stages: int = 0) 
         raise CheckpointError(f"{where}: the detector's description does not fit this version ({error})") from error
     # What a file asks for is built before its weights are compared: no network of absurd size.
     sizes = ((parsed.classes, 1, 100_000), (parsed.neck_channels, 1, 8192), (parsed.head_convs, 0, 64))
+    ranges: tuple[float, ...] = ()
+    if isinstance(parsed, FCOSSpec):
+        ranges = (parsed.level_range, parsed.center_radius)
+    elif isinstance(parsed, FasterRCNNSpec):
+        ranges = (parsed.anchor_strides,)
+        sizes += ((parsed.roi_features, 1, 65_536), (parsed.proposals, 1, 100_000), (parsed.roi_samples, 1, 100_000))
     sane = all(isinstance(value, int) and low <= value <= high for value, low, high in sizes)
-    ranges = (parsed.level_range, parsed.center_radius) if isinstance(parsed, FCOSSpec) else ()
     sane &= all(isinstance(value, (int, float)) and 0 < value < 1e6 for value in ranges)
     if not sane or not isinstance(parsed.backbone, str):
         raise CheckpointError(f"{where}: the detector's description is damaged: {spec}")
@@ -94,6 +112,6 @@ def rebuild_detector(spec: dict[str, Any], where: Path, freeze_stages: int = 0) 
 
 def freeze_unused(model: nn.Module, half_size: bool) -> None:
     """Without half-size views nothing uses P2: its parameters are frozen, so that every other one is used."""
-    if not half_size and isinstance(model, FCOS | RetinaNet):
+    if not half_size and isinstance(model, FCOS | RetinaNet | FasterRCNN):
         for block in (model.fpn.inner_blocks[0], model.fpn.layer_blocks[0]):
             block.requires_grad_(False)

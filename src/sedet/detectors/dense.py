@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
-from sedet.detectors.regions import Detections
+from sedet.detectors.regions import Detections, Regions
 
 
 def grid_points(height: int, width: int, stride: float, device: torch.device) -> Tensor:
@@ -21,6 +21,13 @@ def grid_points(height: int, width: int, stride: float, device: torch.device) ->
 def flatten_map(maps: Tensor, channels: int) -> Tensor:
     """[batch, regions * channels, height, width] -> [batch, height * width * regions, channels]"""
     return maps.permute(0, 2, 3, 1).reshape(len(maps), -1, channels)
+
+
+def level_slices(regions: Regions) -> list[slice]:
+    """Where the regions of each pyramid level lie."""
+    counts = torch.unique_consecutive(regions.strides, return_counts=True)[1].tolist()
+    ends = [sum(counts[: n + 1]) for n in range(len(counts))]
+    return [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
 
 
 def centers_inside(points: Tensor, boxes: Tensor) -> Tensor:
@@ -42,7 +49,7 @@ def final_detections(
 
     Args:
         scores: float [batch, regions, classes] in 0..1.
-        boxes: float [batch, regions, 4], xyxy pixels of the view.
+        boxes: float [batch, regions, 4], xyxy pixels of the view; or a box for each class, [batch, regions, classes, 4].
         content: int64 [batch, 2], width and height of each view's content; boxes are clipped to it.
         score_threshold: lowest score of a detection (itself excluded).
         max_detections: most detections a view.
@@ -58,7 +65,9 @@ def final_detections(
             flat, group_boxes = scores[i, group].flatten(), boxes[i, group]
             top, where = flat.topk(min(candidates, len(flat)))
             above = top > score_threshold
-            kept.append((group_boxes[where[above] // classes], top[above], where[above] % classes))
+            row, label = where[above] // classes, where[above] % classes
+            picked = group_boxes[row] if boxes.dim() == 3 else group_boxes[row, label]
+            kept.append((picked, top[above], label))
         box, score, label = (torch.cat(parts) for parts in zip(*kept, strict=True))
         box = clip_boxes_to_image(box, (int(content[i, 1]), int(content[i, 0])))
         sized = ((box[:, 2] - box[:, 0]) > 1e-2) & ((box[:, 3] - box[:, 1]) > 1e-2)

@@ -20,7 +20,7 @@ from torchvision.ops import sigmoid_focal_loss
 from sedet.data.batch import Targets
 from sedet.detectors.anchors import RATIOS, SCALES, decode, encode, grid_anchors, match_anchors
 from sedet.detectors.backbones import Backbone, group_norm
-from sedet.detectors.dense import centers_inside, final_detections, flatten_map
+from sedet.detectors.dense import centers_inside, final_detections, flatten_map, level_slices
 from sedet.detectors.pyramid import Pyramid
 from sedet.detectors.regions import FULL_LEVELS, Detections, Regions
 
@@ -156,9 +156,7 @@ class RetinaNet(nn.Module):
             candidates: class scores of a level kept before non-maximum suppression.
         """
         scores = regions.logits.sigmoid() * regions.valid[..., None]
-        counts = torch.unique_consecutive(regions.strides, return_counts=True)[1].tolist()
-        ends = [sum(counts[: n + 1]) for n in range(len(counts))]
-        levels = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
+        levels = level_slices(regions)
         return final_detections(
             scores, regions.boxes, content, score_threshold, max_detections, nms_threshold, candidates, levels
         )

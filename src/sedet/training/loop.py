@@ -13,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 
 from sedet.config import TrainConfig
+from sedet.data.chance import derive
 from sedet.data.loading import StepData, step_loader
 from sedet.detectors.build import Detector
 from sedet.errors import CheckpointError, TrainingError
@@ -132,6 +133,8 @@ def train_loop(t: Training) -> None:
         set_rate(t.optimizer, rate_at(state.step, schedule.steps, schedule.burn_in, config))
         for part in range(micro):
             labeled, unlabeled = next(batches)
+            # What a step draws (Faster R-CNN's samples) follows from the step alone: resumed runs go on alike.
+            torch.manual_seed(derive(config.seed, "step", state.step, part, t.fabric.global_rank))
             note_skipped(t, [*labeled.skipped, *(unlabeled.skipped if unlabeled else ())])
             names = labeled.names + (unlabeled.names if unlabeled else ())
             try:

@@ -83,9 +83,14 @@ def resolve(
     model = replace(
         config.model,
         neck_channels=config.model.neck_channels or (256 if gpu else 96),
-        head_convs=(4 if gpu else 2) if config.model.head_convs is None else config.model.head_convs,
+        head_convs=_head_convs(config.detector, gpu) if config.model.head_convs is None else config.model.head_convs,
         level_range=config.model.level_range or (8.0 if image_size >= 400 else 4.0),
     )
+    if config.detector == "faster_rcnn":
+        proposals, samples = (1000, 512) if gpu else (256, 128)
+        model = replace(
+            model, proposals=model.proposals or proposals, roi_samples=model.roi_samples or samples
+        )
     batch = config.batch or (16 if gpu else 8)
     burn_in = (0.05 if config.init else 0.5) if config.burn_in is None else config.burn_in
     steps = config.steps or _steps(gpu, labeled / batch, unlabeled / max(1.0, config.ratio * batch))
@@ -105,6 +110,10 @@ def resolve(
         eval_every=evaluate,
         save_every=config.save_every or evaluate,
     )
+
+
+def _head_convs(detector: str, gpu: bool) -> int:
+    return 1 if detector == "faster_rcnn" else 4 if gpu else 2
 
 
 def _image_size(gpu: bool, median_side: int) -> int:
