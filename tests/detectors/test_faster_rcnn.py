@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,17 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
+import sedet
+from sedet.config import ModelConfig
 from sedet.detectors.backbones import Backbone
 from sedet.detectors.build import rebuild_detector
-from sedet.detectors.faster_rcnn import FasterRCNN, FasterRCNNSpec, assign_rois
+from sedet.detectors.faster_rcnn import FasterRCNN, FasterRCNNSpec, assign_rois, boxes_of
 from sedet.detectors.file import load_detector, save_detector
 from sedet.detectors.regions import FULL_LEVELS, HALF_LEVELS, Regions
 from sedet.detectors.rpn import assign_anchors, sample
+from sedet.detectors.warm_start import read_warm_start, warm_detector
 from sedet.errors import CheckpointError
+from sedet.training.run import train
 from tests import tiny
 
 SIDE = 128
@@ -177,10 +182,12 @@ def test_boxes_are_those_of_the_class_asked_for() -> None:
         rois, valid = model.propose(regions)
         best = model.look(regions, rois, valid)
         classes = best.logits[..., :-1].argmax(dim=-1)
-        assert torch.equal(model.look(regions, rois, valid, classes).boxes, best.boxes)
-        other = model.look(regions, rois, valid, (classes + 1) % 3)
+        assert torch.equal(boxes_of(best, classes).boxes, best.boxes)
+        other = boxes_of(best, (classes + 1) % 3)
     assert not torch.allclose(other.boxes, best.boxes) and torch.equal(other.logits, best.logits)
-    torch.testing.assert_close(best.scores().sum(dim=-1) + best.logits.softmax(dim=-1)[..., -1], torch.ones(rois.shape[:2]))
+    torch.testing.assert_close(
+        best.scores().sum(dim=-1) + best.logits.softmax(dim=-1)[..., -1], torch.ones(rois.shape[:2])
+    )
 
 
 def test_ignored_boxes_and_padding_teach_nothing() -> None:
@@ -192,7 +199,7 @@ def test_ignored_boxes_and_padding_teach_nothing() -> None:
     rois = torch.tensor([[8.0, 8, 58, 60], [80, 10, 120, 50], [0, 0, 20, 12], [8, 8, 60, 33.9]])
     assert assign_rois(rois, target).tolist() == [0, -2, -1, -1]
     assert assign_rois(rois, tiny.targets()).tolist() == [-1] * 4
-    rois, valid = model.propose(regions)
+    rois, _ = model.propose(regions)
     assert float(rois[..., 3].max()) <= 64  # clipped to the content
 
 
@@ -232,3 +239,50 @@ def test_its_file_brings_it_back(tmp_path: Path) -> None:
     for changes in ({"roi_features": 10**9}, {"proposals": 0}, {"anchor_strides": "8"}, {"level_range": 8.0}):
         with pytest.raises(CheckpointError):
             rebuild_detector({**model.spec.to_dict(), **changes}, tmp_path)
+
+
+def test_class_rows_go_to_their_names(tmp_path: Path) -> None:
+    model = network(classes=2).eval()
+    save_detector(tmp_path / "d.safetensors", model, ("red", "blue"), 64, {})
+    warm = warm_detector(read_warm_start(tmp_path / "d.safetensors"), ("new", "blue", "red"), tiny.MODEL).eval()
+    assert isinstance(warm, FasterRCNN) and warm.spec.anchor_strides == model.spec.anchor_strides
+    images, content = torch.rand(1, 3, 64, 64), torch.tensor([[64, 64]])
+    with torch.no_grad():
+        old, new = model(images, content), warm(images, content)
+        assert torch.equal(old.boxes, new.boxes)
+        rois, valid = model.propose(old)
+        before, after = model.look(old, rois, valid), warm.look(new, rois, valid)
+    torch.testing.assert_close(after.logits[..., [2, 1, 3]], before.logits)
+    assert before.deltas is not None and after.deltas is not None
+    torch.testing.assert_close(after.deltas[:, :, [2, 1]], before.deltas)
+
+
+def test_a_training_with_it_and_from_it(tmp_path: Path) -> None:
+    data = tiny.dataset(tmp_path / "data")
+    config = tiny.config(data, tmp_path / "run", detector="faster_rcnn", model=ModelConfig(8, roi_samples=16))
+    outcome = train(config)
+    assert outcome.finished and outcome.detector is not None
+    loaded = load_detector(outcome.detector).model
+    assert isinstance(loaded, FasterRCNN)
+    assert (loaded.spec.proposals, loaded.spec.roi_samples, loaded.spec.anchor_strides) == (256, 16, 2.0)
+    result = sedet.load(outcome.detector).predict(str(data / "val" / "val0.png"), score=0.0)
+    assert len(result) > 0
+    again = train(
+        replace(config, backbone=None, init=str(outcome.detector), classes=("blue", "red"), out=str(tmp_path / "b"))
+    )
+    assert again.detector is not None and load_detector(again.detector).classes == ("blue", "red")
+    assert "2 of 2 class rows" in (tmp_path / "b" / "train.log").read_text()
+
+
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    """Its samples are drawn at random, but by the step alone."""
+    data = tiny.dataset(tmp_path / "data")
+    config = tiny.config(data, tmp_path / "a", detector="faster_rcnn", model=ModelConfig(8, roi_samples=16))
+    whole = train(config)
+    part = replace(config, out=str(tmp_path / "b"))
+    train(replace(part, stop=3))
+    torch.manual_seed(77)
+    parts = train(part, resume=tmp_path / "b")
+    assert whole.detector is not None and parts.detector is not None
+    mine, other = (load_detector(o.detector).model.state_dict() for o in (whole, parts))
+    assert all(torch.equal(mine[name], other[name]) for name in mine)

@@ -123,3 +123,40 @@ def erased_share(box: Box, erased: list[Box], cells: int = 200) -> float:
             y = box[1] + (j + 0.5) / cells * (box[3] - box[1])
             hits += any(e[0] <= x < e[2] and e[1] <= y < e[3] for e in erased)
     return hits / cells**2
+
+
+def softmax(row: list[float]) -> list[float]:
+    top = max(row)
+    raised = [math.exp(x - top) for x in row]
+    return [x / sum(raised) for x in raised]
+
+
+def softmax_distillation(
+    teacher_logits: list[list[list[float]]],
+    teacher_boxes: list[list[Box]],
+    mask: list[list[bool]],
+    student_logits: list[list[list[float]]],
+    student_boxes: list[list[Box]],
+    *,
+    box_scale: float,
+    reweight: str,
+    gamma: float,
+    normalizer: str,
+) -> dict[str, float]:
+    """Losses of the RoIs of one view: distributions with the background last, one weight a RoI, GIoU."""
+    visible = count = weight_sum = class_sum = box_sum = 0.0
+    for i in range(len(mask)):
+        for r in range(len(mask[i])):
+            if not mask[i][r]:
+                continue
+            p, q = softmax(teacher_logits[i][r]), softmax(student_logits[i][r])
+            differences = [abs(a - b) for a, b in zip(p, q, strict=True)]
+            w = {"discrepancy": (sum(differences) / 2) ** gamma, "foreground": 1 - p[-1], "none": 1.0}[reweight]
+            v = sum(p[:-1]) ** 2
+            visible, count, weight_sum = visible + v, count + 1, weight_sum + w
+            class_sum += w * sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+            wanted, given = teacher_boxes[i][r], [x * box_scale for x in student_boxes[i][r]]
+            if all(b[k + 2] - b[k] >= 1e-3 for b in (wanted, given) for k in (0, 1)):
+                box_sum += v * giou_loss(given, wanted)
+    divisor = {"foreground": visible, "weights": weight_sum, "count": count}[normalizer]
+    return {"class": class_sum / max(1.0, divisor), "box": box_sum / max(1.0, visible)}

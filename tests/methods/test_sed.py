@@ -17,7 +17,8 @@ from sedet.detectors.fcos import grid_points
 from sedet.detectors.regions import FULL_LEVELS, HALF_LEVELS, Detections, Regions
 from sedet.methods.join import join_sizes
 from sedet.methods.method import Progress
-from sedet.methods.sed import PARTS, SED, distillation, pseudo_labels, teacher_target
+from sedet.methods.pseudo_labels import pseudo_labels
+from sedet.methods.sed import PARTS, SED, distillation, teacher_target
 from sedet.methods.supervised import Supervised
 from tests import tiny
 

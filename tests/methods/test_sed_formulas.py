@@ -15,7 +15,8 @@ from sedet.config import SEDConfig
 from sedet.data.batch import Batch
 from sedet.data.views import erased_share
 from sedet.detectors.regions import Detections, Regions
-from sedet.methods.sed import TeacherTarget, binary_kl, class_weights, distillation, pseudo_labels, teacher_target
+from sedet.methods.pseudo_labels import pseudo_labels
+from sedet.methods.sed import TeacherTarget, binary_kl, class_weights, distillation, teacher_target
 from tests import tiny
 from tests.methods import reference
 

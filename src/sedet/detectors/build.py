@@ -93,7 +93,11 @@ def rebuild_detector(spec: dict[str, Any], where: Path, freeze_stages: int = 0) 
     except TypeError as error:
         raise CheckpointError(f"{where}: the detector's description does not fit this version ({error})") from error
     # What a file asks for is built before its weights are compared: no network of absurd size.
-    sizes = ((parsed.classes, 1, 100_000), (parsed.neck_channels, 1, 8192), (parsed.head_convs, 0, 64))
+    sizes: tuple[tuple[int, int, int], ...] = (
+        (parsed.classes, 1, 100_000),
+        (parsed.neck_channels, 1, 8192),
+        (parsed.head_convs, 0, 64),
+    )
     ranges: tuple[float, ...] = ()
     if isinstance(parsed, FCOSSpec):
         ranges = (parsed.level_range, parsed.center_radius)

@@ -49,7 +49,7 @@ def final_detections(
 
     Args:
         scores: float [batch, regions, classes] in 0..1.
-        boxes: float [batch, regions, 4], xyxy pixels of the view; or a box for each class, [batch, regions, classes, 4].
+        boxes: float [batch, regions, 4], xyxy pixels of the view; or one a class, [batch, regions, classes, 4].
         content: int64 [batch, 2], width and height of each view's content; boxes are clipped to it.
         score_threshold: lowest score of a detection (itself excluded).
         max_detections: most detections a view.

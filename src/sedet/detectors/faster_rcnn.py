@@ -10,7 +10,7 @@ sizes of an image pair region by region and RoI by RoI.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -133,27 +133,26 @@ class FasterRCNN(nn.Module):
             rois[i, : len(boxes)], valid[i, : len(boxes)] = boxes, True
         return rois, valid
 
-    def look(self, regions: Regions, rois: Tensor, valid: Tensor, classes: Tensor | None = None) -> Regions:
-        """The second stage's answers at given RoIs: ``softmax`` logits and the boxes of one class each.
+    def look(self, regions: Regions, rois: Tensor, valid: Tensor) -> Regions:
+        """The second stage's answers at given RoIs: ``softmax`` logits, and the boxes of the best class of each.
 
         Args:
             regions: the first stage's answers on the view that is looked at.
             rois: float [batch, n, 4], xyxy pixels of that view; valid: bool [batch, n].
-            classes: int64 [batch, n], whose boxes. Default: those of the best class of each RoI.
         """
-        logits, deltas = self._second_stage(regions, list(rois))
-        logits, deltas = logits.unflatten(0, rois.shape[:2]), deltas.unflatten(0, rois.shape[:2])
-        best = logits[..., :-1].argmax(dim=-1) if classes is None else classes
-        chosen = deltas.gather(2, best[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
-        return Regions(
+        logits, deltas = (x.view(*rois.shape[:2], *x.shape[1:]) for x in self._second_stage(regions, list(rois)))
+        answers = Regions(
             logits=logits,
-            boxes=decode(chosen, rois, BOX_WEIGHTS),
+            boxes=rois,
             quality=None,
             points=(rois[..., :2] + rois[..., 2:]) / 2,
             strides=2.0 ** self._level(regions, rois),
             valid=valid,
+            anchors=rois,
+            deltas=deltas,
             softmax=True,
         )
+        return boxes_of(answers, logits[..., :-1].argmax(dim=-1))
 
     def loss(self, regions: Regions, targets: Sequence[Targets]) -> dict[str, Tensor]:
         """Supervised losses of both stages. Anchors and RoIs to learn from are drawn with torch's generator.
@@ -206,8 +205,8 @@ class FasterRCNN(nn.Module):
         """
         rois, valid = self.propose(regions)
         logits, deltas = self._second_stage(regions, list(rois))
-        scores = logits.softmax(dim=-1)[:, :-1].unflatten(0, rois.shape[:2]) * valid[..., None]
-        boxes = decode(deltas.unflatten(0, rois.shape[:2]), rois[:, :, None], BOX_WEIGHTS)
+        scores = logits.softmax(dim=-1)[:, :-1].view(*rois.shape[:2], -1) * valid[..., None]
+        boxes = decode(deltas.view(*rois.shape[:2], -1, 4), rois[:, :, None], BOX_WEIGHTS)
         return final_detections(scores, boxes, content, score_threshold, max_detections, nms_threshold, candidates)
 
     def _second_stage(self, regions: Regions, rois: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -233,6 +232,13 @@ class FasterRCNN(nn.Module):
         level = torch.floor((side / ROI_STRIDES).clamp(min=1e-6).log2() + 1e-6)
         lowest, highest = (torch.tensor(s).log2().item() for s in (strides[0], strides[-1]))
         return level.clamp(lowest, highest)
+
+
+def boxes_of(answers: Regions, classes: Tensor) -> Regions:
+    """The second stage's answers with the boxes of given classes, int64 [batch, n]."""
+    assert answers.anchors is not None and answers.deltas is not None
+    chosen = answers.deltas.gather(2, classes[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)
+    return replace(answers, boxes=decode(chosen, answers.anchors, BOX_WEIGHTS))
 
 
 def assign_rois(rois: Tensor, target: Targets) -> Tensor:

@@ -29,8 +29,10 @@ class Regions:
         strides: float [regions], or [batch, regions], pixels of the view.
         valid: bool [batch, regions], False where the centre lies in padding.
         per_cell: regions of one cell of a level, which follow each other (FCOS: 1; else the anchors of a cell).
-        anchors: float [regions, 4], xyxy in pixels of the view, or None where there are none.
-        deltas: float [batch, regions, 4], from the anchors to the boxes, or None.
+        anchors: float [regions, 4], xyxy in pixels of the view, or None where there are none; of regions of interest,
+            which stand for them, [batch, regions, 4].
+        deltas: float [batch, regions, 4], from the anchors to the boxes, or None; of regions of interest those of
+            every class, [batch, regions, classes, 4].
         softmax: whether the logits are those of one softmax, the background among them.
         maps: of a first stage, the pyramid's maps that the second looks at, each [batch, channels, height, width].
         content: of a first stage, int64 [batch, 2], width and height of each view's content, pixels; or None.
@@ -55,7 +57,7 @@ class Regions:
     def images(self, part: slice) -> Regions:
         """The answers for some images of the batch."""
         own = {name: getattr(self, name) for name in ("logits", "boxes", "quality", "valid", "deltas", "content")}
-        own |= {name: getattr(self, name) for name in ("points", "strides") if self.points.dim() == 3}
+        own |= {name: getattr(self, name) for name in ("points", "strides", "anchors") if self.points.dim() == 3}
         rows = {name: value[part] for name, value in own.items() if value is not None}
         return replace(self, **rows, maps=tuple(feature[part] for feature in self.maps))
 

@@ -18,6 +18,8 @@ from sedet.detectors.file import load_detector
 from sedet.errors import CheckpointError, ConfigError
 
 CLASS_ROWS = ("classification_head.cls_logits.weight", "classification_head.cls_logits.bias")
+ROI_ROWS = tuple(f"box_predictor.{layer}.{part}" for layer in ("cls_score", "bbox_pred") for part in ("weight", "bias"))
+"""Rows of Faster R-CNN's second stage: those of the background, then those of each class."""
 
 # Pascal VOC's names of what COCO calls otherwise; case, spaces, hyphens and underscores are not told apart at all.
 SYNONYMS = {"aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "tvmonitor": "tv"}
@@ -127,6 +129,13 @@ def warm_detector(start: WarmStart, classes: Sequence[str], model: ModelConfig) 
             )
             for label, row in rows.items():
                 own[:, label] = given[:, row]
+        elif name in ROI_ROWS:
+            own, given = (
+                x.unflatten(0, (n + 1, -1)) for x, n in ((state[name], len(classes)), (tensor, start.spec.classes))
+            )
+            own[0] = given[0]
+            for label, row in rows.items():
+                own[label + 1] = given[row + 1]
         elif name not in state or state[name].shape != tensor.shape:
             raise CheckpointError(f"{start.path}: '{name}' does not fit the detector '{spec.backbone}' of this version")
         else:

@@ -25,8 +25,8 @@ from sedet.detectors.build import Detector
 from sedet.detectors.normalizer import process_mean
 from sedet.detectors.regions import HALF_LEVELS, Regions
 from sedet.methods.method import Progress
-from sedet.methods.sed import TeacherTarget, joint_views, teacher_target
-from sedet.methods.supervised import labeled_losses
+from sedet.methods.sed import TeacherTarget, teacher_target
+from sedet.methods.supervised import joint_views, labeled_losses
 
 PARTS = ("class", "box", "quality")
 

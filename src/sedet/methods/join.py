@@ -1,4 +1,8 @@
-"""The teacher's answers at three sizes as one. Our design: the paper is not known to let its teacher look twice."""
+"""The teacher's answers at three sizes as one. Our design: the paper is not known to let its teacher look twice.
+
+Dense detectors, and the first stage of Faster R-CNN, are joined region by region (``join_sizes``), the second stage
+RoI by RoI (``join_rois``).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from sedet.detectors.faster_rcnn import FasterRCNN, boxes_of
 from sedet.detectors.regions import Regions
 
 AGREEMENT, SURER = 0.6, 1.5
@@ -50,14 +55,48 @@ def join_sizes(full: Regions, double: Regions, half: Regions) -> Regions:
         quality[:, here] = double.quality[image, chosen]
 
     p_full, p_other = full.logits.sigmoid(), logits.sigmoid()
-    sure_full, sure_other = p_full.amax(dim=-1), p_other.amax(dim=-1)
-    share = sure_other / (sure_full + sure_other).clamp(min=1e-12)
-    agree = paired_iou(full.boxes, boxes) > AGREEMENT
-    share = torch.where(agree, share, (sure_other > SURER * sure_full).to(share.dtype))
+    share = share_of_other(full.boxes, boxes, p_full.amax(dim=-1), p_other.amax(dim=-1))
     boxes = torch.lerp(full.boxes, boxes, share[..., None])
     if quality is not None and full.quality is not None:
         quality = torch.lerp(full.quality, quality, share)
     return replace(full, logits=((p_full + p_other) / 2).logit(eps=1e-6), boxes=boxes, quality=quality, deltas=None)
+
+
+@torch.no_grad()
+def join_rois(
+    teacher: FasterRCNN, full: Regions, double: Regions, half: Regions, rois: Tensor, valid: Tensor
+) -> Regions:
+    """The second stage's answers at given RoIs of the full view, joined as those of dense detectors are.
+
+    A RoI of the lowest level is looked at again at double size, all larger ones at half size.
+
+    Args:
+        full, double, half: the first stage's regions of the view at each size.
+        rois: float [batch, n, 4], xyxy pixels of the full view; valid: bool [batch, n].
+    """
+    here, twice = teacher.look(full, rois, valid), teacher.look(double, 2 * rois, valid)
+    small = teacher.look(half, rois / 2, valid)
+    low = (here.strides == full.strides.min())[..., None]
+    p_full, p_other = here.scores(), torch.where(low, twice.scores(), small.scores())
+    nothing = (2 - p_full.sum(dim=-1) - p_other.sum(dim=-1)) / 2
+    mean = torch.cat([(p_full + p_other) / 2, nothing[..., None]], dim=-1)
+    best = mean[..., :-1].argmax(dim=-1)
+    here, twice, small = (boxes_of(answers, best) for answers in (here, twice, small))
+    boxes = torch.where(low, twice.boxes / 2, small.boxes * 2)
+    share = share_of_other(here.boxes, boxes, p_full.amax(dim=-1), p_other.amax(dim=-1))
+    return replace(here, logits=mean.clamp(min=1e-6).log(), boxes=torch.lerp(here.boxes, boxes, share[..., None]))
+
+
+def share_of_other(full: Tensor, other: Tensor, sure_full: Tensor, sure_other: Tensor) -> Tensor:
+    """How much of the other size's box enters, float [...] in 0..1: see :func:`join_sizes`.
+
+    Args:
+        full, other: boxes of both sizes, float [..., 4], in the same pixels.
+        sure_full, sure_other: each one's best class score, float [...].
+    """
+    share = sure_other / (sure_full + sure_other).clamp(min=1e-12)
+    agree = paired_iou(full, other) > AGREEMENT
+    return torch.where(agree, share, (sure_other > SURER * sure_full).to(share.dtype))
 
 
 def paired_iou(a: Tensor, b: Tensor) -> Tensor:

@@ -20,6 +20,11 @@ Everything else here - the pairing of levels, every formula, normaliser, weight 
   L_box  = sum_r m_r v_r BoxLoss(b_T, b_S) / V                  V = max(1, sum_r m_r v_r), N = V by default
   total  = L_sup + lambda_u(t) (L_distill + lambda_s L_scale)      each L: L_cls, and at choice L_box, L_qual
 
+Faster R-CNN is distilled at both stages: the first's regions as above, as one class, and the RoIs that the teacher
+proposes, looked at by teacher and student at both sizes, one level lower in the half view. Their scores are a softmax:
+L_cls is the KL divergence of a RoI's distribution with one weight, w_r = half the sum of |p_T - p_S| over the classes
+(the background among them), v_r = (1 - p_T(background))^2, and boxes are those of the teacher's best class.
+
 m_r is 0 in padding, where the region's centre is erased, and where the teacher's box is erased beyond the limit:
 there the student cannot see what the teacher saw, and the discrepancy weight would be at its largest.
 """
@@ -34,19 +39,22 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
 from sedet.config import SEDConfig
-from sedet.data.batch import Batch, Targets, pixels
+from sedet.data.batch import Batch, pixels
 from sedet.data.views import erased_share
 from sedet.detectors.build import Detector
+from sedet.detectors.faster_rcnn import FasterRCNN, boxes_of
 from sedet.detectors.normalizer import process_mean
 from sedet.detectors.regions import HALF_LEVELS, Regions
-from sedet.methods.join import join_sizes
+from sedet.methods.join import join_rois, join_sizes
 from sedet.methods.method import Progress
-from sedet.methods.supervised import labeled_losses
+from sedet.methods.pseudo_labels import pseudo_labels
+from sedet.methods.supervised import joint_views, labeled_losses
 
 MIN_SIDE = 1e-3
 """Boxes with a shorter side, pixels, teach no box: the GIoU of two empty boxes is 1."""
 
 PARTS = ("class", "box", "quality")
+RPN_PARTS = ("rpn_class", "rpn_box")
 
 
 class SED:
@@ -85,41 +93,61 @@ class SED:
         losses = labeled_losses(student, full.images(slice(0, count)), labeled_half, labeled.targets)
 
         zero = full.logits.new_zeros(())
-        losses |= {f"{view}_{part}": zero for view in ("distill", "scale") for part in PARTS}
+        parts = PARTS + RPN_PARTS if isinstance(student, FasterRCNN) else PARTS
+        losses |= {f"{view}_{part}": zero for view in ("distill", "scale") for part in parts}
         if unlabeled is None:
             return losses
 
-        assert unlabeled.weak is not None
-        with torch.no_grad():
-            answer = teacher(pixels(unlabeled.weak), unlabeled.content)
-            if unlabeled.weak_double is not None:
-                assert unlabeled.weak_half is not None
-                double = teacher(pixels(unlabeled.weak_double), 2 * unlabeled.content)
-                half_answer = teacher(pixels(unlabeled.weak_half), unlabeled.content // 2, HALF_LEVELS)
-                answer = join_sizes(answer, double, half_answer)
         views: list[tuple[str, Regions, float]] = []
         if config.distill:
             views.append(("distill", full.images(slice(count, None)), weight))
         if config.scale and half is not None:
             start = count if self.half_size else 0
             views.append(("scale", half.images(slice(start, None)), weight * config.scale_weight))
+        answer, second = teacher_answers(teacher, unlabeled)
         if config.targets == "hard":
             labels = pseudo_labels(teacher, answer, unlabeled, config.threshold, self.erase_limit)
         else:
             target = teacher_target(answer, unlabeled, self.erase_limit, config.temperature)
+            if second is not None:
+                roi_target = teacher_target(second, unlabeled, self.erase_limit, config.temperature)
         for name, regions, view_weight in views:
+            scale = 2.0 if name == "scale" else 1.0
             if config.targets == "hard":
-                wanted = [t.halved() for t in labels] if name == "scale" else labels
-                parts = student.loss(regions, wanted)
+                terms = student.loss(regions, [t.halved() for t in labels] if name == "scale" else labels)
             else:
-                parts = distillation(target, regions, 2.0 if name == "scale" else 1.0, config)
-            for part, part_weight in zip(
-                PARTS, (config.class_weight, config.box_weight, config.quality_weight), strict=True
-            ):
+                terms = distillation(target, regions, scale, config)
+                if second is not None and isinstance(student, FasterRCNN):
+                    assert second.anchors is not None
+                    seen = student.look(regions, second.anchors / scale, second.valid)
+                    seen = boxes_of(seen, roi_target.logits[..., :-1].argmax(dim=-1))
+                    first = {f"rpn_{part}": terms[part] for part in ("class", "box")}
+                    terms = first | distillation(roi_target, seen, scale, config)
+            for part in parts:
+                part_weight = getattr(config, f"{part.removeprefix('rpn_')}_weight")
                 if part_weight > 0:
                     # Detectors without a quality logit have no such loss of their own.
-                    losses[f"{name}_{part}"] = view_weight * part_weight * parts.get(part, zero)
+                    losses[f"{name}_{part}"] = view_weight * part_weight * terms.get(part, zero)
         return losses
+
+
+@torch.no_grad()
+def teacher_answers(teacher: Detector, batch: Batch) -> tuple[Regions, Regions | None]:
+    """The teacher's answers on the weak view, joined over the sizes the batch has: all regions, and RoIs if any."""
+    assert batch.weak is not None
+    full = teacher(pixels(batch.weak), batch.content)
+    answer, sizes = full, None
+    if batch.weak_double is not None:
+        assert batch.weak_half is not None
+        double = teacher(pixels(batch.weak_double), 2 * batch.content)
+        half = teacher(pixels(batch.weak_half), batch.content // 2, HALF_LEVELS)
+        answer, sizes = join_sizes(full, double, half), (double, half)
+    if not isinstance(teacher, FasterRCNN):
+        return answer, None
+    rois, valid = teacher.propose(answer)
+    if sizes is None:
+        return answer, teacher.look(full, rois, valid)
+    return answer, join_rois(teacher, full, *sizes, rois, valid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +155,12 @@ class TeacherTarget:
     """The teacher's detached answers, shared by both views.
 
     Attributes:
-        logits: float [batch, regions, classes], sharpened as asked for.
+        logits: float [batch, regions, classes], sharpened as asked for; of RoIs those of a softmax, background last.
         boxes: float [batch, regions, 4], xyxy in pixels of the full view.
         quality: float [batch, regions] logits, or None.
         mask: bool [batch, regions], m_r.
         foreground: float [batch, regions], v_r.
+        softmax: whether the logits are those of one softmax.
     """
 
     logits: Tensor
@@ -139,6 +168,7 @@ class TeacherTarget:
     quality: Tensor | None
     mask: Tensor
     foreground: Tensor
+    softmax: bool = False
 
 
 @torch.no_grad()
@@ -148,21 +178,25 @@ def teacher_target(answer: Regions, batch: Batch, erase_limit: float, temperatur
     A temperature T below 1 sharpens between the classes of a region: p_c becomes p_max (p_c / p_max)^(1/T). Whether
     there is an object at all stays as the teacher sees it (our design; sharpening that too made its mistakes grow).
     """
-    logits = answer.logits.detach()
+    logits, scores = answer.logits.detach(), answer.scores().detach()
+    object_score = scores.sum(dim=-1) if answer.softmax else scores.amax(dim=-1)
     if temperature != 1.0:
-        scores = logits.sigmoid()
         best = scores.amax(dim=-1, keepdim=True).clamp(min=1e-9)
-        logits = (best * (scores / best) ** (1.0 / temperature)).logit(eps=1e-6)
+        sharper = (scores / best) ** (1.0 / temperature)
+        if answer.softmax:  # what the classes have together stays
+            sharper = sharper / sharper.sum(dim=-1, keepdim=True) * object_score[..., None]
+            logits = torch.cat([sharper, 1 - object_score[..., None]], dim=-1).clamp(min=1e-6).log()
+        else:
+            logits = (best * sharper).logit(eps=1e-6)
     mask = answer.valid.clone()
     for i, erased in enumerate(batch.erased):
         used = erased[(erased[:, 2:] > erased[:, :2]).all(dim=1)]
         if len(used):
-            points = answer.points[:, None]
+            points = (answer.points if answer.points.dim() == 2 else answer.points[i])[:, None]
             hidden = ((points >= used[None, :, :2]) & (points < used[None, :, 2:])).all(dim=-1).any(dim=-1)
             mask[i] &= ~hidden & (erased_share(answer.boxes[i], used) <= erase_limit)
-    foreground = logits.sigmoid().amax(dim=-1) ** 2
     quality = None if answer.quality is None else answer.quality.detach()
-    return TeacherTarget(logits, answer.boxes.detach(), quality, mask, foreground)
+    return TeacherTarget(logits, answer.boxes.detach(), quality, mask, object_score**2, answer.softmax)
 
 
 def distillation(target: TeacherTarget, student: Regions, box_scale: float, config: SEDConfig) -> dict[str, Tensor]:
@@ -180,14 +214,15 @@ def distillation(target: TeacherTarget, student: Regions, box_scale: float, conf
     visible = mask * target.foreground
     total = process_mean(visible.sum(), least=1.0)  # V
 
-    weights = class_weights(target.logits, student.logits, config) * mask[..., None]
+    weights = class_weights(target.logits, student.logits, config, target.softmax) * mask[..., None]
     divisor = total
     if config.normalizer == "weights":
         divisor = process_mean(weights.sum(), least=1.0)
     elif config.normalizer == "count":
         divisor = process_mean(mask.sum().float(), least=1.0)
     # where() and not a product: logits under the mask may be anything, infinite too
-    term = torch.where(mask[..., None], binary_kl(target.logits, student.logits), 0.0)
+    divergence = softmax_kl if target.softmax else binary_kl
+    term = torch.where(mask[..., None], divergence(target.logits, student.logits), 0.0)
     losses = {"class": (weights * term).sum() / divisor}
 
     losses["quality"] = student.logits.new_zeros(())
@@ -202,19 +237,24 @@ def distillation(target: TeacherTarget, student: Regions, box_scale: float, conf
     if config.box_loss == "giou":
         term = generalized_box_iou_loss(given, wanted, reduction="none")
     else:
-        stride = (student.strides * box_scale)[None].expand(usable.shape)[usable]
+        stride = (student.strides * box_scale).expand(usable.shape)[usable]
         term = F.smooth_l1_loss(given / stride[:, None], wanted / stride[:, None], reduction="none").sum(dim=-1)
     losses["box"] = (visible[usable] * term).sum() / total
     return losses
 
 
 @torch.no_grad()
-def class_weights(teacher: Tensor, student: Tensor, config: SEDConfig) -> Tensor:
+def class_weights(teacher: Tensor, student: Tensor, config: SEDConfig, softmax: bool = False) -> Tensor:
     """w_rc, float [batch, regions, classes], detached: the implicit screening of foreground (the paper's part c).
 
     Where neither sees an object both scores are near zero and so is the weight: the mass of easy background, which
-    would drown everything else, falls away without any threshold.
+    would drown everything else, falls away without any threshold. With a softmax one weight a region, [..., 1].
     """
+    if softmax:
+        p_teacher, p_student = teacher.softmax(dim=-1), student.softmax(dim=-1)
+        if config.reweight == "discrepancy":  # the total variation distance, in 0..1 as |p_T - p_S| is
+            return ((p_teacher - p_student).abs().sum(dim=-1, keepdim=True) / 2) ** config.gamma
+        return 1 - p_teacher[..., -1:] if config.reweight == "foreground" else torch.ones_like(p_teacher[..., :1])
     p_teacher, p_student = teacher.sigmoid(), student.sigmoid()
     if config.reweight == "discrepancy":
         return (p_teacher - p_student).abs() ** config.gamma
@@ -234,23 +274,7 @@ def binary_kl(teacher: Tensor, student: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(student, probability, reduction="none") - entropy
 
 
-@torch.no_grad()
-def pseudo_labels(
-    teacher: Detector, answer: Regions, batch: Batch, threshold: float, erase_limit: float
-) -> list[Targets]:
-    """Hard labels, the ablation of self-distillation: the teacher's boxes (after NMS) of at least ``threshold``."""
-    found = teacher.detect(answer, batch.content, score_threshold=threshold)
-    labels = []
-    for detections, erased in zip(found, batch.erased, strict=True):
-        used = erased[(erased[:, 2:] > erased[:, :2]).all(dim=1)]
-        gone = erased_share(detections.boxes, used) > erase_limit
-        labels.append(Targets(detections.boxes[~gone], detections.labels[~gone], detections.boxes[gone]))
-    return labels
-
-
-def joint_views(labeled: Batch | None, unlabeled: Batch | None, half: bool) -> tuple[Tensor, Tensor]:
-    """Images and contents of the batches that are given, at one size."""
-    given = [b for b in (labeled, unlabeled) if b is not None]
-    images = torch.cat([b.half if half else b.strong for b in given])
-    content = torch.cat([b.content for b in given])
-    return pixels(images), content // 2 if half else content
+def softmax_kl(teacher: Tensor, student: Tensor) -> Tensor:
+    """KL between the distributions of two softmaxes over the last axis, float [..., 1]. The teacher's is detached."""
+    teacher = teacher.detach().log_softmax(dim=-1)
+    return (teacher.exp() * (teacher - student.log_softmax(dim=-1))).sum(dim=-1, keepdim=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from sedet.data.batch import Batch, Targets, pixels
@@ -49,3 +50,11 @@ def labeled_losses(
         small = student.loss(half, [t.halved() for t in targets])
         losses = {key: (value + small[key]) / 2 for key, value in losses.items()}
     return {f"sup_{key}": value for key, value in losses.items()}
+
+
+def joint_views(labeled: Batch | None, unlabeled: Batch | None, half: bool) -> tuple[Tensor, Tensor]:
+    """Images and contents of the batches that are given, at one size."""
+    given = [b for b in (labeled, unlabeled) if b is not None]
+    images = torch.cat([b.half if half else b.strong for b in given])
+    content = torch.cat([b.content for b in given])
+    return pixels(images), content // 2 if half else content

@@ -88,9 +88,7 @@ def resolve(
     )
     if config.detector == "faster_rcnn":
         proposals, samples = (1000, 512) if gpu else (256, 128)
-        model = replace(
-            model, proposals=model.proposals or proposals, roi_samples=model.roi_samples or samples
-        )
+        model = replace(model, proposals=model.proposals or proposals, roi_samples=model.roi_samples or samples)
     batch = config.batch or (16 if gpu else 8)
     burn_in = (0.05 if config.init else 0.5) if config.burn_in is None else config.burn_in
     steps = config.steps or _steps(gpu, labeled / batch, unlabeled / max(1.0, config.ratio * batch))
