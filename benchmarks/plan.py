@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from sedet.catalog import METHODS
 from sedet.config import TrainConfig
 from sedet.demo.scenes import DemoData
 from sedet.demo.settings import TRIALS, demo_config
@@ -277,7 +278,7 @@ def make_job(
     return Job(burn_in, config, burn, settings, identity(burn_in, inputs), identity(config, inputs, burn_in))
 
 
-GROUPS = {"sed": "sed", "dense-teacher": "dense_teacher"}
+GROUPS = {name: entry.group for name, entry in METHODS.items() if entry.group}
 """The settings that are one method's own."""
 
 

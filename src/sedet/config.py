@@ -110,6 +110,96 @@ class DenseTeacherConfig:
 
 
 @dataclass(frozen=True)
+class STACConfig:
+    """STAC's settings, for ``method: stac``."""
+
+    threshold: float = 0.9
+    """Least score of a pseudo label; an image whose best is below keeps its best."""
+    weight: float = 2.0
+    """Weight of the unlabelled loss after the ramp."""
+
+
+@dataclass(frozen=True)
+class UnbiasedTeacherConfig:
+    """Unbiased Teacher's settings, for ``method: unbiased-teacher``."""
+
+    threshold: float = 0.7
+    """Least score of a pseudo label."""
+    weight: float = 4.0
+    """Weight of the unlabelled loss after the ramp (the publication's; 2 for VOC and for all of COCO's labels)."""
+    focal_gamma: float = 1.5
+    """Exponent of the focal class loss of Faster R-CNN's second stage, on labelled images too."""
+
+
+@dataclass(frozen=True)
+class SoftTeacherConfig:
+    """Soft Teacher's settings, for ``method: soft-teacher``."""
+
+    candidate_threshold: float = 0.5
+    """Least score of a pseudo label at all."""
+    threshold: float = 0.9
+    """Least score of one that teaches classes and objectness."""
+    uncertainty: float = 0.02
+    """A pseudo label teaches its box if its jittered boxes spread less than this, as a share of its sides."""
+    jitters: int = 10
+    """Jittered copies of each pseudo label."""
+    jitter: float = 0.06
+    """Deviation of the jitter, as a share of the box's sides."""
+    weight: float = 4.0
+    """Weight of the unlabelled loss after the ramp (the publication's; 2 for all of COCO's labels)."""
+
+
+@dataclass(frozen=True)
+class PseCoConfig:
+    """PseCo's settings, for ``method: pseco``."""
+
+    threshold: float = 0.5
+    """Least score of a pseudo label."""
+    candidate_iou: float = 0.4
+    """Least IoU of a region with the pseudo label it may answer for."""
+    candidates: int = 12
+    """Largest IoUs whose sum is how many regions answer for a pseudo label."""
+    weight: float = 2.0
+    """Weight of the unlabelled loss after the ramp (the publication's; 1 for all of COCO's labels)."""
+
+
+@dataclass(frozen=True)
+class CSDConfig:
+    """CSD's settings, for ``method: csd``."""
+
+    weight: float = 1.0
+    """Weight of the consistency loss after the ramp."""
+    ramp_down: float = 0.17
+    """Share of the steps, the last, over which the weight falls to zero again."""
+
+
+@dataclass(frozen=True)
+class ConsistentTeacherConfig:
+    """Consistent-Teacher's settings, for ``method: consistent-teacher``."""
+
+    buffer: int = 100
+    """Scores remembered of each class, to which the mixture of two Gaussians is fitted."""
+    candidates: int = 13
+    """Most regions that answer for an object."""
+    weight: float = 2.0
+    """Weight of the unlabelled loss after the ramp."""
+
+
+@dataclass(frozen=True)
+class MixPLConfig:
+    """MixPL's settings, for ``method: mixpl``."""
+
+    threshold: float | None = None
+    """Least score of a pseudo label. Default: the publication's, 0.7 with Faster R-CNN, 0.3 with the others."""
+    weight: float = 2.0
+    """Weight of the unlabelled loss after the ramp."""
+    mosaic_weight: float = 0.5
+    """Weight of the loss on mosaics beside that on mixed images."""
+    cache: int = 8
+    """Images remembered to mix with."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Train a detector from few labels and a folder of unlabelled images."""
 
@@ -129,8 +219,19 @@ class TrainConfig:
     """Classes to learn, in this order. Default: all of the labelled data."""
     exclude_labeled: bool = False
     """Leave labelled images out of the unlabelled pool (by default they stay, without their labels)."""
-    method: Literal["sed", "supervised", "dense-teacher"] = "sed"
-    """sed; supervised: the same loop on the labels alone; dense-teacher: the nearest published relative (FCOS)."""
+    method: Literal[
+        "sed",
+        "supervised",
+        "stac",
+        "unbiased-teacher",
+        "soft-teacher",
+        "dense-teacher",
+        "pseco",
+        "csd",
+        "consistent-teacher",
+        "mixpl",
+    ] = "sed"
+    """sed; supervised: the same loop on the labels alone; or a published relative ("sedet methods" tells of each)."""
     detector: Literal["fcos", "retinanet", "faster_rcnn"] = "fcos"
     """Detector architecture: fcos (a region a location), retinanet (nine anchors a location), or faster_rcnn (two
     stages)."""
@@ -197,4 +298,11 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     views: ViewConfig = field(default_factory=ViewConfig)
     sed: SEDConfig = field(default_factory=SEDConfig)
+    stac: STACConfig = field(default_factory=STACConfig)
+    unbiased_teacher: UnbiasedTeacherConfig = field(default_factory=UnbiasedTeacherConfig)
+    soft_teacher: SoftTeacherConfig = field(default_factory=SoftTeacherConfig)
     dense_teacher: DenseTeacherConfig = field(default_factory=DenseTeacherConfig)
+    pseco: PseCoConfig = field(default_factory=PseCoConfig)
+    csd: CSDConfig = field(default_factory=CSDConfig)
+    consistent_teacher: ConsistentTeacherConfig = field(default_factory=ConsistentTeacherConfig)
+    mixpl: MixPLConfig = field(default_factory=MixPLConfig)

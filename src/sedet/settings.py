@@ -58,14 +58,18 @@ SYNONYMS = {
 # Dotted names by the range of their values.
 SHARES = """backbone_rate warmup burn_in ramp ema_decay
     views.flip views.vertical_flip views.jitter views.grey views.blur views.erase_limit sed.threshold
-    dense_teacher.share"""
+    dense_teacher.share stac.threshold unbiased_teacher.threshold soft_teacher.candidate_threshold
+    soft_teacher.threshold pseco.threshold pseco.candidate_iou csd.ramp_down mixpl.threshold"""
 POSITIVE = """batch ratio steps rate accumulate threads eval_every save_every stop
     model.neck_channels model.level_range model.proposals model.roi_samples model.center_radius
-    views.scale_min views.scale_max sed.temperature"""
+    views.scale_min views.scale_max sed.temperature soft_teacher.jitters pseco.candidates
+    consistent_teacher.buffer consistent_teacher.candidates mixpl.cache"""
 LEAST_SIDE = "image_size"  # below 32 px the half-size view has no pyramid
 NOT_NEGATIVE = """weight_decay clip workers cache patience seed model.head_convs model.freeze_stages
     sed.gamma sed.weight sed.scale_weight sed.class_weight sed.box_weight sed.quality_weight
-    dense_teacher.class_weight dense_teacher.box_weight dense_teacher.quality_weight"""
+    dense_teacher.class_weight dense_teacher.box_weight dense_teacher.quality_weight
+    stac.weight unbiased_teacher.weight unbiased_teacher.focal_gamma soft_teacher.weight soft_teacher.uncertainty
+    soft_teacher.jitter pseco.weight csd.weight consistent_teacher.weight mixpl.weight mixpl.mosaic_weight"""
 
 
 # --- the tree -----------------------------------------------------------------------------------------------

@@ -87,6 +87,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         unlabeled_from: first micro-step with unlabelled images.
         three_sizes: whether unlabelled batches hold ``weak_double`` as well, for a teacher that looks at half, full
             and double size.
+        labeled_weak: whether labelled batches hold ``weak`` as well; its objects are those of the strong view.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         seed: int,
         unlabeled_from: int,
         three_sizes: bool = False,
+        labeled_weak: bool = False,
         cache: float = 0.0,
         workers: int = 0,
         rank: int = 0,
@@ -110,7 +112,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         self.batch, self.unlabeled_batch = batch, unlabeled_batch
         self.image_size, self.views, self.seed = image_size, views, seed
         self.unlabeled_from = unlabeled_from
-        self.three_sizes = three_sizes
+        self.three_sizes, self.labeled_weak = three_sizes, labeled_weak
         self.rank, self.world = rank, world
         self._cache_limit = cache / max(1, workers)  # each worker process fills its own
         self._caches: dict[str, ImageCache] = {}
@@ -158,7 +160,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         return Batch(
             strong=strong,
             half=half,
-            weak=None if labelled else stack_views(weak, side)[0],
+            weak=None if labelled and not self.labeled_weak else stack_views(weak, side)[0],
             content=content,
             erased=_pad_erased(views),
             targets=tuple(targets) if labelled else None,

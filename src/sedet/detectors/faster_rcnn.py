@@ -140,7 +140,7 @@ class FasterRCNN(nn.Module):
             regions: the first stage's answers on the view that is looked at.
             rois: float [batch, n, 4], xyxy pixels of that view; valid: bool [batch, n].
         """
-        logits, deltas = (x.view(*rois.shape[:2], *x.shape[1:]) for x in self._second_stage(regions, list(rois)))
+        logits, deltas = (x.view(*rois.shape[:2], *x.shape[1:]) for x in self.second_stage(regions, list(rois)))
         answers = Regions(
             logits=logits,
             boxes=rois,
@@ -164,27 +164,35 @@ class FasterRCNN(nn.Module):
         Returns:
             ``rpn_class``, ``rpn_box``, ``class``, ``box``: scalars.
         """
-        assert regions.content is not None
-        spec = self.spec
-        proposals = propose(regions, regions.content, 2 * spec.proposals, 2 * spec.proposals)
+        proposals = self.candidates(regions)
         losses = rpn_loss(regions, targets)
-        rois, labels, wanted = [], [], []
+        rois, indices = self.draw(proposals, targets)
+        logits, deltas = self.second_stage(regions, rois)
+        label = roi_labels(indices, targets, self.spec.classes)
+        number = max(1, len(label))
+        losses["class"] = F.cross_entropy(logits, label, reduction="sum") / number
+        losses["box"] = roi_box_terms(deltas, rois, indices, targets).sum() / number
+        return losses
+
+    def candidates(self, regions: Regions) -> list[Tensor]:
+        """The boxes that RoIs to learn from are drawn out of: one image's proposals each, detached."""
+        assert regions.content is not None
+        return propose(regions, regions.content, 2 * self.spec.proposals, 2 * self.spec.proposals)
+
+    def draw(self, proposals: Sequence[Tensor], targets: Sequence[Targets]) -> tuple[list[Tensor], list[Tensor]]:
+        """RoIs to learn from, of each image's proposals and objects, drawn with torch's generator.
+
+        Returns:
+            The RoIs of each image, float [n, 4], and which object each answers for, int64 [n], -1 the background.
+        """
+        rois, indices = [], []
         for boxes, target in zip(proposals, targets, strict=True):
             boxes = torch.cat([boxes, target.boxes])
             index = assign_rois(boxes, target)
-            chosen = torch.cat(sample(index, spec.roi_samples, POSITIVE_SHARE)).sort().values
+            chosen = torch.cat(sample(index, self.spec.roi_samples, POSITIVE_SHARE)).sort().values
             rois.append(boxes[chosen])
-            index = index[chosen]
-            labels.append(torch.where(index >= 0, padded(target.labels)[index], spec.classes))
-            wanted.append(encode(padded(target.boxes)[index], rois[-1], BOX_WEIGHTS))
-        logits, deltas = self._second_stage(regions, rois)
-        label = torch.cat(labels)
-        number = max(1, len(label))
-        losses["class"] = F.cross_entropy(logits, label, reduction="sum") / number
-        row = (label < spec.classes).nonzero().squeeze(1)
-        box = F.smooth_l1_loss(deltas[row, label[row]], torch.cat(wanted)[row], beta=BETA, reduction="sum")
-        losses["box"] = box / number
-        return losses
+            indices.append(index[chosen])
+        return rois, indices
 
     @torch.no_grad()
     def detect(
@@ -204,13 +212,17 @@ class FasterRCNN(nn.Module):
             candidates: class scores of an image kept before non-maximum suppression.
         """
         rois, valid = self.propose(regions)
-        logits, deltas = self._second_stage(regions, list(rois))
+        logits, deltas = self.second_stage(regions, list(rois))
         scores = logits.softmax(dim=-1)[:, :-1].view(*rois.shape[:2], -1) * valid[..., None]
         boxes = decode(deltas.view(*rois.shape[:2], -1, 4), rois[:, :, None], BOX_WEIGHTS)
         return final_detections(scores, boxes, content, score_threshold, max_detections, nms_threshold, candidates)
 
-    def _second_stage(self, regions: Regions, rois: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits, float [all RoIs, classes + 1], the background last; deltas, float [all RoIs, classes, 4]."""
+    def second_stage(self, regions: Regions, rois: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The second stage's answers at the RoIs of each image, those of all images one after the other.
+
+        Returns:
+            Logits, float [all RoIs, classes + 1], the background last, and deltas, float [all RoIs, classes, 4].
+        """
         boxes = torch.cat(list(rois))
         image = torch.cat([roi.new_full((len(roi), 1), i) for i, roi in enumerate(rois)])
         level = self._level(regions, boxes)
@@ -252,6 +264,28 @@ def assign_rois(rois: Tensor, target: Targets) -> Tensor:
         hidden = centers_inside((rois[:, :2] + rois[:, 2:]) / 2, target.ignore).any(dim=1)
         index = torch.where(hidden & (index < 0), -2, index)
     return index
+
+
+def roi_labels(indices: Sequence[Tensor], targets: Sequence[Targets], classes: int) -> Tensor:
+    """int64 [all RoIs]: the class of the object that each answers for; ``classes`` for the background."""
+    pairs = zip(indices, targets, strict=True)
+    return torch.cat([torch.where(index >= 0, padded(t.labels)[index], classes) for index, t in pairs])
+
+
+def roi_box_terms(
+    deltas: Tensor, rois: Sequence[Tensor], indices: Sequence[Tensor], targets: Sequence[Targets]
+) -> Tensor:
+    """Smooth L1 of the deltas of each RoI that answers for an object, float [such RoIs], in their order.
+
+    Args:
+        deltas: float [all RoIs, classes, 4].
+        rois, indices: of each image, as :meth:`FasterRCNN.draw` gives them.
+    """
+    label = roi_labels(indices, targets, deltas.shape[1])
+    wanted = [encode(padded(t.boxes)[i], roi, BOX_WEIGHTS) for roi, i, t in zip(rois, indices, targets, strict=True)]
+    row = (label < deltas.shape[1]).nonzero().squeeze(1)
+    goal = torch.cat(wanted)[row]
+    return F.smooth_l1_loss(deltas[row, label[row]], goal, beta=BETA, reduction="none").sum(dim=1)
 
 
 def padded(rows: Tensor) -> Tensor:

@@ -24,20 +24,19 @@ from sedet.data.batch import Batch, pixels
 from sedet.detectors.build import Detector
 from sedet.detectors.normalizer import process_mean
 from sedet.detectors.regions import HALF_LEVELS, Regions
-from sedet.methods.method import Progress
+from sedet.methods.method import Method, Progress
 from sedet.methods.sed import TeacherTarget, teacher_target
 from sedet.methods.supervised import joint_views, labeled_losses
 
 PARTS = ("class", "box", "quality")
 
 
-class DenseTeacher:
+class DenseTeacher(Method):
     """One step of Dense Teacher. See the module's text."""
-
-    uses_unlabeled = True
 
     def __init__(self, config: DenseTeacherConfig, half_size: bool = True, erase_limit: float = 0.7) -> None:
         self.config, self.half_size, self.erase_limit = config, half_size, erase_limit
+        self.uses_half = half_size
 
     def losses(
         self,

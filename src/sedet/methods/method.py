@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
@@ -33,13 +33,23 @@ class Progress:
         return min(1.0, (self.step - self.burn_in + 1) / max(1, self.ramp))
 
 
-class Method(Protocol):
+class Method:
     """One training method. Its losses are weighted: their sum is what is minimised.
 
-    The same keys come at every step and on every process.
+    The same keys come at every step and on every process. What a method remembers from step to step lies in ``state``
+    and is kept in checkpoints; each process has its own.
+
+    Attributes:
+        uses_unlabeled: whether it is given unlabelled batches after the burn-in.
+        three_sizes: whether these hold ``weak_double``.
+        labeled_weak: whether labelled batches hold ``weak`` too.
+        uses_half: whether half-size views are trained on, labelled or not.
     """
 
-    uses_unlabeled: bool
+    uses_unlabeled = True
+    three_sizes = False
+    labeled_weak = False
+    uses_half = True
 
     def losses(
         self,
@@ -48,4 +58,18 @@ class Method(Protocol):
         labeled: Batch,
         unlabeled: Batch | None,
         progress: Progress,
-    ) -> dict[str, Tensor]: ...
+    ) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Tensor]:
+        """What a resumed run has to know; empty for most methods."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`state` gave.
+
+        Raises:
+            ValueError, KeyError: it is another method's.
+        """
+        if state:
+            raise ValueError("the method remembers nothing")

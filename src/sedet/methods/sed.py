@@ -46,7 +46,7 @@ from sedet.detectors.faster_rcnn import FasterRCNN, boxes_of
 from sedet.detectors.normalizer import process_mean
 from sedet.detectors.regions import HALF_LEVELS, Regions
 from sedet.methods.join import join_rois, join_sizes
-from sedet.methods.method import Progress
+from sedet.methods.method import Method, Progress
 from sedet.methods.pseudo_labels import pseudo_labels
 from sedet.methods.supervised import joint_views, labeled_losses
 
@@ -57,12 +57,14 @@ PARTS = ("class", "box", "quality")
 RPN_PARTS = ("rpn_class", "rpn_box")
 
 
-class SED:
+class SED(Method):
     """One SED step. See the module's text; every choice is a field of :class:`sedet.config.SEDConfig`."""
 
     def __init__(self, config: SEDConfig, half_size: bool = True, erase_limit: float = 0.7) -> None:
         self.config, self.half_size, self.erase_limit = config, half_size, erase_limit
         self.uses_unlabeled = config.distill or config.scale
+        self.three_sizes = config.three_sizes and self.uses_unlabeled
+        self.uses_half = half_size or config.scale
 
     def losses(
         self,

@@ -10,10 +10,10 @@ from torch import Tensor
 from sedet.data.batch import Batch, Targets, pixels
 from sedet.detectors.build import Detector
 from sedet.detectors.regions import HALF_LEVELS, Regions
-from sedet.methods.method import Progress
+from sedet.methods.method import Method, Progress
 
 
-class Supervised:
+class Supervised(Method):
     """The detector's own loss on strong views, at full and (by default) at half size.
 
     Args:
@@ -23,7 +23,7 @@ class Supervised:
     uses_unlabeled = False
 
     def __init__(self, half_size: bool = True) -> None:
-        self.half_size = half_size
+        self.half_size = self.uses_half = half_size
 
     def losses(
         self,

@@ -272,6 +272,7 @@ def save(t: Training, name: str) -> None:
             "teacher": t.teacher.model.state_dict(),
             "optimizer": t.optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else {},
+            "method": t.module.method.state(),
             "state": dict(vars(t.state)),
             "schedule": dict(vars(t.schedule)),
             "facts": t.facts,
@@ -290,6 +291,8 @@ def restore(t: Training, saved: dict[str, Any], path: Path) -> None:
         t.student.load_state_dict(saved["student"])
         t.teacher.model.load_state_dict(saved["teacher"])
         t.optimizer.load_state_dict(saved["optimizer"])
+        if saved.get("method"):  # empty at the end of a burn-in, which any method may take over
+            t.module.method.restore(saved["method"])
         if scaler is not None and saved["scaler"]:
             scaler.load_state_dict(saved["scaler"])
         t.state = State(**saved["state"])

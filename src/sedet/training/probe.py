@@ -144,7 +144,7 @@ def _seconds(work: Work, start: int, stop: int, repeats: int) -> tuple[float, in
         data.forget()
     student = copy.deepcopy(work.student)
     teacher = EMATeacher(student)
-    module = TrainingStep(student, teacher, work.method).train()
+    module = TrainingStep(student, teacher, copy.deepcopy(work.method)).train()  # it remembers nothing of this
     optimizer = build_optimizer(student, config)
     set_rate(optimizer, 0.0)  # as much work, but weights that stay what they are
 

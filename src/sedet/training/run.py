@@ -27,10 +27,7 @@ from sedet.detectors.warm_start import WarmStart, read_warm_start, warm_detector
 from sedet.errors import ConfigError, TrainingError
 from sedet.evaluation.coco import Metrics
 from sedet.files import unwritable
-from sedet.methods.dense_teacher import DenseTeacher
-from sedet.methods.method import Method
-from sedet.methods.sed import SED
-from sedet.methods.supervised import Supervised
+from sedet.methods.build import make_method
 from sedet.methods.teacher import EMATeacher
 from sedet.settings import save_config, to_dict
 from sedet.training import plan, probe
@@ -119,7 +116,7 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
     torch.manual_seed(config.seed)
     student = make_detector(config, data.labeled.classes, warm, saved, saved_at)
     method = make_method(config)
-    freeze_unused(student, config.half_size or (config.method == "sed" and method.uses_unlabeled and config.sed.scale))
+    freeze_unused(student, method.uses_half)
     student.to(fabric.device)
     judge = None
     if data.val is not None:
@@ -133,7 +130,8 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
         views=config.views,
         seed=config.seed,
         unlabeled_from=schedule.burn_in * config.accumulate,
-        three_sizes=config.method == "sed" and method.uses_unlabeled and config.sed.three_sizes,
+        three_sizes=method.three_sizes,
+        labeled_weak=method.labeled_weak,
         cache=config.cache,
         workers=config.workers or 0,
         rank=fabric.global_rank,
@@ -315,16 +313,6 @@ def make_detector(
         detector.backbone.source = "the checkpoint"
         return detector
     return build_detector(config.detector, config.backbone, len(classes), config.model, config.weights)
-
-
-def make_method(config: TrainConfig) -> Method:
-    if config.method == "supervised":
-        return Supervised(config.half_size)
-    if config.method == "dense-teacher":
-        if config.detector != "fcos":
-            raise ConfigError(f"dense-teacher is defined for the detector fcos, not for {config.detector}")
-        return DenseTeacher(config.dense_teacher, config.half_size, config.views.erase_limit)
-    return SED(config.sed, config.half_size, config.views.erase_limit)
 
 
 def facts(config: TrainConfig, state: State, metrics: Metrics | None) -> dict[str, Any]:

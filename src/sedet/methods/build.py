@@ -1,0 +1,32 @@
+"""Build a method from the settings."""
+
+from __future__ import annotations
+
+from sedet.catalog import METHODS
+from sedet.config import TrainConfig
+from sedet.errors import ConfigError
+from sedet.methods.dense_teacher import DenseTeacher
+from sedet.methods.method import Method
+from sedet.methods.sed import SED
+from sedet.methods.supervised import Supervised
+
+
+def make_method(config: TrainConfig) -> Method:
+    """The method that the settings ask for.
+
+    Raises:
+        ConfigError: it is not defined for their detector.
+    """
+    entry = METHODS[config.method]
+    if config.detector not in entry.detectors:
+        known = " and ".join(entry.detectors)
+        raise ConfigError(f"{config.method} is defined for the detector {known}, not for {config.detector}")
+    half_size, erase_limit = config.half_size, config.views.erase_limit
+    match config.method:
+        case "supervised":
+            return Supervised(half_size)
+        case "dense-teacher":
+            return DenseTeacher(config.dense_teacher, half_size, erase_limit)
+        case "sed":
+            return SED(config.sed, half_size, erase_limit)
+    raise ConfigError(f"{config.method} is not there yet")
