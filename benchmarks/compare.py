@@ -20,9 +20,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-import numpy as np
-from numpy.typing import NDArray
-
 from benchmarks.inputs import area_ranges, judged_table
 from benchmarks.plan import Cell
 from benchmarks.provenance import ROOT
@@ -31,59 +28,16 @@ from benchmarks.rows import (
     RESULTS,
     Row,
     detections_file,
-    load_detections,
     load_rows,
     select,
     write_json,
 )
-from sedet.data.chance import generator
-from sedet.data.table import AnnotationTable
-from sedet.detectors.regions import Detections
 from sedet.errors import SedetError
-from sedet.evaluation.bootstrap import mean_ap
-from sedet.evaluation.coco import IOU_THRESHOLDS, area_bounds
-from sedet.evaluation.matching import per_image_records
+from sedet.evaluation.bootstrap import Pair, joint_bootstrap
+from sedet.evaluation.stored import load_detections
 
 DRAWS = 1000
 METRICS = ("ap", "ap50", "ap_small", "ap_medium", "ap_large")
-
-Pair = tuple[AnnotationTable, Sequence[Detections], Sequence[Detections]]
-
-
-def joint_bootstrap(
-    pairs: Sequence[Pair],
-    draws: int = DRAWS,
-    metric: str = "ap",
-    sizes: tuple[float, float] = (32.0, 96.0),
-    same_images: bool = True,
-) -> dict[str, Any] | None:
-    """Mean difference over pairs (second minus first), with its 95 % percentile interval over resampled images.
-
-    None where there are no objects to measure by.
-
-    With one pair this is sedet.evaluation.bootstrap.paired_bootstrap, draw for draw.
-    """
-    thresholds = IOU_THRESHOLDS[:1] if metric == "ap50" else IOU_THRESHOLDS
-    area = area_bounds(sizes)[metric.removeprefix("ap_") if "_" in metric else "all"]
-    plain: list[float] = []
-    drawn: list[NDArray[np.float64]] = []
-    for number, (table, a, b) in enumerate(pairs):
-        images = len(table)
-        name = ("bootstrap",) if same_images or number == 0 else ("bootstrap", number)
-        weights = generator(0, *name).multinomial(images, np.full(images, 1 / images), draws).astype(np.float64)
-        first, second = (per_image_records(table, d, thresholds, area) for d in (a, b))
-        plain.append(float((mean_ap(second, np.ones((1, images))) - mean_ap(first, np.ones((1, images))))[0]))
-        drawn.append(mean_ap(second, weights) - mean_ap(first, weights))
-    if np.isnan(plain).any():
-        return None
-    low, high = np.nanpercentile(np.mean(drawn, axis=0), [2.5, 97.5])
-    return {
-        "difference": round(float(np.mean(plain)), 3),
-        "low": round(float(low), 3),
-        "high": round(float(high), 3),
-        "each": [round(v, 3) for v in plain],
-    }
-
 
 GROUP = ("dataset", "percent", "recipe", "split")
 RUN = ("fold", "seed")

@@ -7,12 +7,8 @@ checkpoint.
 
 from __future__ import annotations
 
-import fcntl
-import json
-import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,16 +21,15 @@ from benchmarks.plan import PLACES, THRESHOLDS, Cell, Job, load_recipe, make_job
 from benchmarks.provenance import Provenance, machine, versions
 from sedet.config import TrainConfig
 from sedet.detectors.build import Detector
-from sedet.detectors.file import load_detector, save_detector
+from sedet.detectors.file import load_detector
 from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError
 from sedet.evaluation.coco import Metrics, coco_metrics
 from sedet.evaluation.pseudo_labels import pseudo_label_quality
+from sedet.evaluation.stored import save_detections
 from sedet.settings import to_dict
-from sedet.training import run as training
-from sedet.training.checkpoint import load_checkpoint
-from sedet.training.loop import BURN_IN_FILE, LAST_FILE
 from sedet.training.plan import resolve_device
+from sedet.training.unattended import finish_run
 from sedet.training.validate import Judge
 
 
@@ -58,10 +53,6 @@ class Setting:
     replace_rows: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
     on_machine: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Busy(ConfigError):
-    """Another runner is at this cell."""
 
 
 def measure(cell: Cell, setting: Setting) -> str:
@@ -92,10 +83,10 @@ def measure(cell: Cell, setting: Setting) -> str:
     config = replace(job.config, **setting.on_machine)
     burn = setting.work / "runs" / f"{cell.dataset}-{cell.percent:g}-f{cell.fold}-s{cell.seed}-burn-in-{job.burn_in_id}"
     burn_config = replace(job.burn_in, out=str(burn), stop=job.burn_in_steps, **setting.on_machine)
-    burn_record = finish_run(burn_config, burn, setting.provenance, wait=True)
+    burn_record = finish_run(burn_config, burn, setting.provenance.commit, wait=True)
     folder = setting.work / "runs" / f"{cell.run_name}-{job.config_id}"
     config = replace(config, out=str(folder), start=str(burn))
-    record = finish_run(config, folder, setting.provenance)
+    record = finish_run(config, folder, setting.provenance.commit)
 
     if cell.split == "val":
         opening = {"cell": cell.name, "config_id": job.config_id, "reason": setting.reason}
@@ -105,7 +96,7 @@ def measure(cell: Cell, setting: Setting) -> str:
         for teacher, name in ((True, "best.safetensors"), (False, "student.safetensors"))
     }
     for teacher, (_, detections) in judged.items():
-        rows.save_detections(rows.detections_file(setting.work, cell, job.config_id, teacher), detections)
+        save_detections(rows.detections_file(setting.work, cell, job.config_id, teacher), detections)
     common = facts(cell, setting, job, data, recipe.trials[cell.method], (burn_record, record), config)
     result = {
         "config_id": job.config_id,
@@ -150,66 +141,6 @@ def wallclock_length(cell: Cell, setting: Setting) -> float:
     if len(after) < 2:
         raise ConfigError(f"{cell.name} needs the rows of sed and supervised, variant default, first")
     return float(round(after[0] / after[1], 2))
-
-
-# --- runs ---------------------------------------------------------------------------------------------------
-
-
-def finish_run(config: TrainConfig, folder: Path, provenance: Provenance, wait: bool = False) -> dict[str, Any]:
-    """Train to the end, or go on with what an interruption left.
-
-    Returns:
-        The run's record: ``seconds``, ``commits``, ``rows`` (metrics by step), ``labels_alone``.
-    """
-    path = folder.with_name(f"{folder.name}.json")
-    last = folder / "checkpoints" / LAST_FILE
-    with locked(folder.with_name(f"{folder.name}.lock"), wait):
-        record: dict[str, Any] = {"seconds": 0.0, "commits": [], "started": None, "finished": False}
-        if path.is_file():
-            record = json.loads(path.read_text(encoding="utf-8"))
-        if record["finished"]:
-            return record
-        if record["started"] is not None and last.is_file():
-            # the time up to the checkpoint it goes on from; what was lost after it is trained again
-            record["seconds"] += max(0.0, last.stat().st_mtime - record["started"])
-        if not last.is_file():
-            shutil.rmtree(folder, ignore_errors=True)
-            record |= {"seconds": 0.0, "commits": []}
-        if provenance.commit not in record["commits"]:
-            record["commits"].append(provenance.commit)
-        record["started"] = time.time()
-        rows.write_json(path, record)
-        outcome = training.train(config, resume=folder if last.is_file() else None)
-        record["seconds"] += time.time() - record["started"]
-        if config.stop is None and not outcome.finished:
-            raise ConfigError(f"{folder} stopped at step {outcome.step}")
-        saved = load_checkpoint(last)
-        record |= {"rows": saved["state"]["rows"], "labels_alone": saved["state"]["labels_alone"]}
-        if config.stop is not None:
-            # normally there already; a kill between the two files leaves only the last one, which is the same
-            if not (folder / "checkpoints" / BURN_IN_FILE).is_file():
-                shutil.copyfile(last, folder / "checkpoints" / BURN_IN_FILE)
-        else:
-            loaded = load_detector(folder)
-            loaded.model.load_state_dict(saved["student"])
-            save_detector(folder / "student.safetensors", loaded.model, loaded.classes, loaded.image_size, {})
-        record |= {"started": None, "finished": True}
-        rows.write_json(path, record)
-        record = json.loads(path.read_text(encoding="utf-8"))  # as a later call will find it
-        last.unlink()  # large, and no longer needed
-        return record
-
-
-@contextmanager
-def locked(path: Path, wait: bool) -> Iterator[None]:
-    """Hold a file's lock; it goes away with the process, however that ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise Busy(f"another runner is at {path.stem}") from None
-        yield
 
 
 # --- judgement and rows -------------------------------------------------------------------------------------

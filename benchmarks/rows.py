@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.plan import Cell
-from sedet.data.write import write_text
-from sedet.detectors.regions import Detections
+from sedet.data.write import write_json as write_json
 from sedet.errors import ConfigError
-from sedet.files import write_atomically
 
 RESULTS = Path(__file__).resolve().parent / "results"
 OPENINGS = "val_openings.json"
@@ -25,19 +20,6 @@ SUITE, DEMO_RUN = "suite.json", "demo-run.json"
 """What README's two commands took: no cells."""
 
 Row = dict[str, Any]
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON; nan (nothing to measure by) becomes null."""
-    write_text(path, json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
@@ -113,24 +95,3 @@ def read_openings(folder: Path = RESULTS) -> list[dict[str, Any]]:
 
 def detections_file(work: Path, cell: Cell, config_id: str, teacher: bool) -> Path:
     return work / "detections" / f"{cell.name}-{config_id}-{'teacher' if teacher else 'student'}.npz"
-
-
-def save_detections(path: Path, detections: Sequence[Detections]) -> None:
-    """Boxes, scores and labels of every image, one after the other, compressed."""
-    data = io.BytesIO()
-    np.savez_compressed(
-        data,
-        counts=np.array([len(d) for d in detections], dtype=np.int32),
-        boxes=torch.cat([d.boxes for d in detections]).numpy().astype(np.float32),
-        scores=torch.cat([d.scores for d in detections]).numpy().astype(np.float32),
-        labels=torch.cat([d.labels for d in detections]).numpy().astype(np.int16),
-    )
-    write_atomically(path, data.getvalue())
-
-
-def load_detections(path: Path) -> list[Detections]:
-    with np.load(path, allow_pickle=False) as saved:
-        counts = saved["counts"].tolist()
-        arrays = saved["boxes"], saved["scores"], saved["labels"].astype(np.int64)
-        boxes, scores, labels = (torch.split(torch.from_numpy(a), counts) for a in arrays)
-    return [Detections(*parts) for parts in zip(boxes, scores, labels, strict=True)]

@@ -275,6 +275,12 @@ def demo(argv: Sequence[str]) -> int:
     return 0
 
 
+def compare(argv: Sequence[str]) -> int:
+    from sedet.compare.command import compare as run
+
+    return run(argv)
+
+
 def bounded(**flags: tuple[float, float, float | None]) -> None:
     """Check (value, lowest, highest or None) of flags."""
     for name, (value, low, high) in flags.items():
@@ -309,6 +315,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "train": ("train a detector from few labels and a folder of unlabelled images", train),
     "eval": ("judge a detector on labelled data (COCO metrics)", evaluate),
     "predict": ("find objects in images, folders or globs", predict),
+    "compare": ("compare methods on equal terms, with one table", compare),
     "split": ("make a labelled part and a list of unlabelled images from labelled data", split),
 }
 

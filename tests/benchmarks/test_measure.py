@@ -19,9 +19,10 @@ from benchmarks.measure import Busy, Setting, locked, measure
 from benchmarks.pack import pack
 from benchmarks.plan import RECIPES
 from benchmarks.provenance import Provenance
-from benchmarks.rows import load_detections, load_results, read_openings
+from benchmarks.rows import load_results, read_openings
 from sedet.data.formats import read_table
 from sedet.errors import ConfigError
+from sedet.evaluation.stored import load_detections
 from sedet.training import loop
 from sedet.training import run as training
 from sedet.training.pictures import Album

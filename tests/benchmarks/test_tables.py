@@ -10,20 +10,19 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.compare import identity, joint_bootstrap, load_comparisons
+from benchmarks.compare import identity, load_comparisons
 from benchmarks.pages import demo_part, fill, readme_parts, suite_part
 from benchmarks.rows import (
     RESULTS,
     SUITE,
     best_variant,
     load_command,
-    load_detections,
     load_results,
     read_openings,
-    save_detections,
 )
 from benchmarks.tables import render
-from sedet.evaluation.bootstrap import paired_bootstrap
+from sedet.evaluation.bootstrap import joint_bootstrap, paired_bootstrap
+from sedet.evaluation.stored import load_detections, save_detections
 from tests.evaluation.cases import random_case
 
 from .cells import COMMIT, ROOT

@@ -77,3 +77,16 @@ def write_text(path: Path, text: str, errors: str = "backslashreplace") -> None:
             path,
             "Check the folder, its permissions and the free space",
         ) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON; nan (nothing to measure by) becomes null."""
+    write_text(path, json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

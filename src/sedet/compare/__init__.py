@@ -1,0 +1,1 @@
+"""Methods compared on equal terms: the cells, how they are run, and the table that comes of them."""

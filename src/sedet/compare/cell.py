@@ -1,0 +1,97 @@
+"""One cell, in a process of its own: train, judge the last teacher, write the row.
+
+    python -m sedet.compare.cell JOB.json
+
+``JOB.json`` is written by :mod:`sedet.compare.work`. What is done is skipped, what was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sedet import settings
+from sedet.config import TrainConfig
+from sedet.data.formats import align_classes, read_table
+from sedet.data.write import write_json
+from sedet.detectors.file import load_detector
+from sedet.errors import SedetError
+from sedet.evaluation.coco import coco_metrics
+from sedet.evaluation.stored import save_detections
+from sedet.text import printable
+from sedet.training import plan
+from sedet.training.run import versions
+from sedet.training.unattended import finish_run
+from sedet.training.validate import Judge
+
+SCORES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+
+
+def work(job: dict[str, Any]) -> None:
+    """Do what a job asks for: a burn-in that others start from, or a cell with its row.
+
+    Args:
+        job: ``config``, the settings; ``cell``, its facts, for the row; ``row`` and ``detections``, the files to write;
+            ``burn_in``, the run folder to start from (all None for a burn-in).
+    """
+    config = settings.from_dict(job["config"])
+    folder = Path(config.out)
+    version = versions()["sedet"]
+    if job["row"] is None:
+        burn_in = plan.make_schedule(config).burn_in
+        finish_run(replace(config, stop=burn_in), folder, version, wait=True)
+        return
+    burn = json.loads(Path(job["burn_in"]).with_suffix(".json").read_text(encoding="utf-8"))
+    record = finish_run(replace(config, start=job["burn_in"]), folder, version)
+    row = judged(config, folder, Path(job["detections"]))
+    device = torch.device(plan.resolve_device(config))
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    row |= {
+        **job["cell"],
+        "seconds": round(burn["seconds"] + record["seconds"], 1),
+        "burn_in_seconds": round(burn["seconds"], 1),
+        "memory": record["memory"],
+        "burn_in_ap": record["labels_alone"],
+        "selection": "last teacher",
+        "device": gpu,
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "versions": versions(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    write_json(Path(job["row"]), row)
+
+
+def judged(config: TrainConfig, folder: Path, keep: Path) -> dict[str, Any]:
+    """Scores of a run's last teacher on val, its detections kept beside."""
+    assert config.val is not None
+    loaded = load_detector(folder / "best.safetensors", torch.device(plan.resolve_device(config)))
+    table = align_classes(read_table(config.val, config.val_images, "val"), loaded.classes)
+    judge = Judge(table, loaded.image_size, batch=2 * (config.batch or 8), cache=0)
+    detections = judge.detections(loaded.model)
+    if judge.unread:
+        raise SedetError(f"{judge.unread[0]} cannot be read: a score over fewer images compares with none")
+    save_detections(keep, detections)
+    metrics = coco_metrics(table, detections)
+    return {key: getattr(metrics, key) for key in SCORES} | {"per_class": metrics.to_dict()["per_class"]}
+
+
+def main(argv: list[str]) -> int:
+    try:
+        work(json.loads(Path(argv[0]).read_text(encoding="utf-8")))
+    except (SedetError, OSError) as error:
+        print(printable(f"sedet: error: {error}"), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,209 @@
+"""What is compared: cells of (method, labelled percent, fold, seed), and the settings of their trainings."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sedet import settings
+from sedet.catalog import METHODS
+from sedet.config import TrainConfig
+from sedet.data.clean import clean
+from sedet.data.duplicates import repeated, same_pictures
+from sedet.data.formats import align_classes, read_table
+from sedet.data.layout import absolute
+from sedet.data.split import split_table
+from sedet.data.table import AnnotationTable
+from sedet.data.write import write_coco, write_text
+from sedet.errors import ConfigError, DataError
+from sedet.training import plan
+
+OWN = ("labeled", "unlabeled", "val", "images", "val_images", "out", "method", "seed", "start", "stop", "guard", "init")
+"""Settings that the comparison itself decides."""
+CEILING = 100.0
+"""The percent of the cells that are trained on all labels."""
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One training to compare.
+
+    Attributes:
+        percent: labelled share of the images; 100 is the ceiling.
+        fold: which draw of the labelled images; seed: of the training.
+    """
+
+    percent: float
+    fold: int
+    seed: int
+    method: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.part}-{self.method}"
+
+    @property
+    def part(self) -> str:
+        """The cells that share a burn-in."""
+        return f"p{self.percent:g}-f{self.fold}-s{self.seed}"
+
+    @property
+    def data(self) -> str:
+        return f"p{self.percent:g}-f{self.fold}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that is asked for.
+
+    Attributes:
+        data, val: labelled data to draw from, and to judge by; images, val_images: their folders, or None.
+        settings: of every training.
+        out: the folder of the comparison.
+    """
+
+    data: str
+    val: str
+    images: str | None
+    val_images: str | None
+    settings: TrainConfig
+    out: Path
+    cells: tuple[Cell, ...]
+
+
+def make_cells(
+    methods: Sequence[str], percents: Sequence[float], folds: Sequence[int], seeds: Sequence[int], ceiling: bool
+) -> tuple[Cell, ...]:
+    """The cells in the order they are run: the ceiling last, for it costs the most and tells of no method.
+
+    Raises:
+        ConfigError: an unknown method, or a percent, fold or seed out of range.
+    """
+    for method in methods:
+        if method not in METHODS:
+            near = settings.nearest(method, METHODS)
+            hint = f"Did you mean '{near}'?" if near else f"There are: {', '.join(METHODS)}"
+            raise ConfigError(f"there is no method '{method}'. {hint}")
+    for percent in percents:
+        if not 0 < percent < CEILING:
+            raise ConfigError(f"percents must lie between 0 and 100, not {percent:g} (100 is --ceiling)")
+    for name, values, least in (("folds", folds, 1), ("seeds", seeds, 0)):
+        if any(value < least for value in values):
+            raise ConfigError(f"{name} must be {least} or more")
+    for name, given in (("methods", methods), ("percents", percents), ("folds", folds), ("seeds", seeds)):
+        if not given:
+            raise ConfigError(f"no {name} to compare")
+    every = itertools.product(seeds, folds, percents, methods)
+    cells = [Cell(percent, fold, seed, method) for seed, fold, percent, method in every]
+    if ceiling:
+        cells += [Cell(CEILING, 1, seed, "supervised") for seed in seeds]
+    return tuple(dict.fromkeys(cells))
+
+
+def shared_settings(config: TrainConfig, overrides: Sequence[str]) -> TrainConfig:
+    """The settings of every training, from a file of settings and ``KEY=VALUE`` words.
+
+    Raises:
+        ConfigError: an unknown or malformed setting, or one that the comparison decides.
+    """
+    import yaml
+
+    tree: dict[str, Any] = {}
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes KEY=VALUE, such as image_size=320, not '{word}'")
+        *groups, leaf = key.strip().split(".")
+        inner = tree
+        for group in groups:
+            inner = inner.setdefault(group, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(f"--set {word}: {group} is a setting, no group of them")
+        try:
+            inner[leaf] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {word}: '{value}' cannot be read as a value") from error
+    for name in OWN:
+        if name in tree:
+            raise ConfigError(f"--set {name}: the comparison itself decides this for each of its trainings")
+    return settings.validate(settings.from_dict(tree, config))
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What labels are drawn from, and what is judged by.
+
+    Attributes:
+        table, val: with the same classes, without broken boxes.
+        left_out: images of the data that val shows, or that are copies of others.
+    """
+
+    table: AnnotationTable
+    val: AnnotationTable
+    left_out: int
+
+
+def read_pool(comparison: Comparison) -> Pool:
+    """Read the data, without what val shows and without copies, so that the ceiling has what trains elsewhere.
+
+    Raises:
+        DataError: data that cannot be read, or without an image to draw.
+    """
+    table = read_table(comparison.data, comparison.images, "train")
+    classes = comparison.settings.classes or table.classes
+    table = clean(align_classes(table, classes))[0]
+    val = clean(align_classes(read_table(comparison.val, comparison.val_images, "val"), classes))[0]
+    paths = [entry.path for entry in table.images]
+    shown = same_pictures(paths, [entry.path for entry in val.images])
+    kept = [i for i, (a, b) in enumerate(zip(shown, repeated(paths), strict=True)) if a is None and b is None]
+    if not kept:
+        raise DataError("every image is among those to judge by too", comparison.data, "Give --val other images")
+    return Pool(table.subset(kept), val, len(table) - len(kept))
+
+
+def write_data(comparison: Comparison, pool: Pool) -> dict[str, tuple[int, int]]:
+    """Write the labelled part of each percent and fold, the lists of unlabelled images and val; what is there stays.
+
+    Returns:
+        Labelled and unlabelled images of each, by ``Cell.data``.
+    """
+    folder, table = comparison.out / "data", pool.table
+    if not (folder / "val.json").is_file():
+        write_coco(pool.val, folder / "val.json")
+    counts = {}
+    for name in dict.fromkeys(cell.data for cell in comparison.cells):
+        cell = next(c for c in comparison.cells if c.data == name)
+        split = split_table(table, cell.percent, cell.fold)
+        part = table.subset(split.labeled)
+        counts[name] = (len(part), len(table))
+        if not (folder / name / "pool.txt").is_file():
+            write_coco(part, folder / name / "labeled.json")
+            # labelled images stay in the pool, without their labels
+            write_text(folder / name / "pool.txt", "".join(f"{absolute(e.path)}\n" for e in table.images))
+    return counts
+
+
+def complete(
+    comparison: Comparison, counts: dict[str, tuple[int, int]], table: AnnotationTable
+) -> dict[str, TrainConfig]:
+    """Settings of each part of the data with rate, batch, steps filled in, by ``Cell.data``.
+
+    All methods of a part have the same; the ceiling is as long as the longest of the others.
+    """
+    device = plan.resolve_device(comparison.settings)
+    side = int(statistics.median(max(e.width, e.height) for e in table.images))
+    found = {}
+    for name, (labeled, pool) in counts.items():
+        base = replace(comparison.settings, method="sed")
+        found[name] = plan.resolve(base, device, labeled, side, None, pool)
+    ceiling = next((name for name in found if name.startswith(f"p{CEILING:g}-")), None)
+    others = [config.steps or 0 for name, config in found.items() if name != ceiling]
+    if ceiling is not None and others and comparison.settings.steps is None:
+        longest = max(found.values(), key=lambda c: (c.steps or 0) if c is not found[ceiling] else 0)
+        keys = {"steps": longest.steps, "eval_every": longest.eval_every, "save_every": longest.save_every}
+        found[ceiling] = replace(found[ceiling], **keys)  # type: ignore[arg-type]
+    return found

@@ -1,0 +1,138 @@
+"""The command ``sedet compare``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sedet import settings
+from sedet.config import TrainConfig
+from sedet.errors import ConfigError, SedetError
+from sedet.flags import POSITIONAL, parse
+from sedet.text import printable
+
+if TYPE_CHECKING:
+    from sedet.compare.cells import Comparison
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Compare methods on equal terms: the same detector, data, burn-in, schedule and evaluator, and one table.
+
+    Draws the labelled parts from fully labelled data. What is done is never done again: the same command goes on
+    after an interruption, and with more methods, percents, folds or seeds adds to what is there.
+
+    sedet compare data/train.json --val data/val.json --methods supervised sed --percents 5 10 --out comparison
+    """
+
+    data: str = field(metadata=POSITIONAL)
+    """Fully labelled data: COCO JSON, Pascal VOC folder or YOLO data.yaml. Its images are the unlabelled pool too."""
+    val: str
+    """Labelled data to judge by."""
+    methods: tuple[str, ...] = ("supervised", "sed")
+    """What to compare ("sedet methods" lists them)."""
+    percents: tuple[float, ...] = (10.0,)
+    """Labelled shares of the images, percent."""
+    folds: tuple[int, ...] = (1,)
+    """Which draws of the labelled images (1, 2, ...)."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the trainings."""
+    ceiling: bool = True
+    """Train on all labels too, for the share of the gap that each method closes."""
+    out: str = "comparison"
+    """Folder to write to, or to go on with."""
+    images: str | None = None
+    """Folder of the images, where the annotations' own paths do not lead to them."""
+    val_images: str | None = None
+    """The same for the validation images."""
+    config: str | None = None
+    """YAML file of settings of every training (those of sedet train)."""
+    set: tuple[str, ...] = ()
+    """More of them, as KEY=VALUE: image_size=320 steps=6000 sed.gamma=2"""
+    jobs: int | None = None
+    """Trainings side by side. Default: one a GPU, or one on the CPU."""
+    list: bool = False
+    """Only say which cells are done."""
+
+
+def compare(argv: Sequence[str]) -> int:
+    options = parse(CompareOptions, argv, "sedet compare")
+    if options.jobs is not None and options.jobs < 1:
+        raise ConfigError(f"--jobs must be 1 or more, not {options.jobs}")
+
+    from sedet.compare.cells import Comparison, make_cells, shared_settings
+    from sedet.methods.build import make_method
+
+    base = settings.load_config(options.config) if options.config is not None else TrainConfig()
+    comparison = Comparison(
+        options.data,
+        options.val,
+        options.images,
+        options.val_images,
+        shared_settings(base, options.set),
+        Path(options.out),
+        make_cells(options.methods, options.percents, options.folds, options.seeds, options.ceiling),
+    )
+    if options.list:
+        from sedet.compare.table import row_file
+
+        for cell in comparison.cells:
+            print("done   " if row_file(comparison, cell).is_file() else "missing", cell.name)
+        return 0
+
+    for method in dict.fromkeys(options.methods):  # told before any training
+        make_method(replace(comparison.settings, method=method))  # type: ignore[arg-type]
+    return run(comparison, options.jobs)
+
+
+def run(comparison: Comparison, jobs: int | None) -> int:
+    """Run what is missing, then write and print the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from sedet.compare import plot
+    from sedet.compare.cells import read_pool
+    from sedet.compare.table import COLUMNS, cells_of, summarize, write_tables
+    from sedet.compare.work import make_jobs, run_jobs
+
+    devices = find_devices(comparison.settings, jobs)
+    threads = comparison.settings.threads
+    if threads is None and devices.count("cpu") > 1:
+        threads = max(1, (os.cpu_count() or 1) // len(devices))
+
+    def say(line: str) -> None:
+        print(printable(line), flush=True)
+
+    pool = read_pool(comparison)
+    if pool.left_out:
+        say(f"{pool.left_out} images of {comparison.data} are left out: val shows them, or they are copies of others.")
+    failed = run_jobs(make_jobs(comparison, pool), comparison.out, devices, threads, say)
+    entries = summarize(comparison, pool.val)
+    if entries:
+        table = Table(*COLUMNS)
+        for entry in entries:
+            table.add_row(*cells_of(entry))
+        Console().print(table)
+        files = write_tables(comparison, entries)
+        plot.draw(entries, comparison.out / "ap.svg")
+        say(f"Written: {', '.join(str(path) for path in [*files, comparison.out / 'ap.svg'])}")
+    if failed:
+        raise SedetError(
+            f"{len(failed)} of the trainings failed ({', '.join(failed)}); the same command tries them again"
+        )
+    return 0
+
+
+def find_devices(config: TrainConfig, jobs: int | None) -> list[str]:
+    """Where jobs run: "cpu", or the number of a GPU, one entry a job at a time."""
+    import torch
+
+    from sedet.training.plan import resolve_device
+
+    if resolve_device(config) != "cuda":
+        return ["cpu"] * (jobs or 1)
+    count = torch.cuda.device_count()
+    return [str(i % count) for i in range(jobs or count)]

@@ -1,0 +1,50 @@
+"""AP over the labelled percent, one line a method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sedet.files import write_atomically
+
+COLOURS = ("#c8501e", "#555555", "#2b6cb0", "#2f855a", "#805ad5", "#b7791f", "#d53f8c", "#319795", "#718096", "#000000")
+
+
+def draw(entries: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write an SVG: mean AP, its deviation where there are several runs, and the ceiling as a level line."""
+    import io
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    style: Any = {"svg.hashsalt": "sedet", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    with plt.rc_context(style):
+        figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+        methods = list(dict.fromkeys(e["method"] for e in entries if not e["ceiling"]))
+        percents = sorted({e["percent"] for e in entries if not e["ceiling"]})
+        for method, colour in zip(methods, _repeat(len(methods)), strict=True):
+            points = [e for e in entries if e["method"] == method and not e["ceiling"] and e["ap"] is not None]
+            if not points:
+                continue
+            x, y = [percents.index(e["percent"]) for e in points], [e["ap"] for e in points]
+            spread = [e["ap_deviation"] or 0.0 for e in points]
+            dashes = "--" if method == "supervised" else "-"
+            axes.errorbar(x, y, yerr=spread, label=method, color=colour, marker="o", ls=dashes, capsize=2)
+        top = [e["ap"] for e in entries if e["ceiling"] and e["ap"] is not None]
+        if top:
+            axes.axhline(top[0], color="#999999", lw=1, ls=":", label="all labels")
+        axes.set_xticks(range(len(percents)), [f"{p:g} %" for p in percents])
+        axes.set_xlim(-0.4, max(0.4, len(percents) - 0.6))
+        axes.set(xlabel="labelled", ylabel="AP on val")
+        axes.legend(frameon=False, fontsize=8)
+        data = io.BytesIO()
+        figure.savefig(data, format="svg", metadata={"Date": None, "Creator": None})
+        plt.close(figure)
+    write_atomically(path, data.getvalue())
+
+
+def _repeat(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]

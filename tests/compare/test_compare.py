@@ -1,0 +1,300 @@
+"""``sedet compare``: equal terms, nothing done twice, and a table that adds up."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from sedet.cli import main
+from sedet.compare.cells import Cell, Comparison, complete, make_cells, read_pool, shared_settings, write_data
+from sedet.compare.table import cells_of, markdown, summarize
+from sedet.compare.work import keep_settings, make_jobs
+from sedet.config import TrainConfig
+from sedet.data.formats import read_table
+from sedet.detectors.regions import Detections
+from sedet.errors import ConfigError
+from sedet.evaluation.bootstrap import paired_bootstrap
+from sedet.evaluation.stored import save_detections
+from sedet.settings import load_config, to_dict
+from tests import tiny
+
+SETTINGS = {
+    "backbone": tiny.BACKBONE,
+    "weights": "none",
+    "image_size": 64,
+    "batch": 2,
+    "steps": 6,
+    "burn_in": 0.5,
+    "eval_every": 3,
+    "device": "cpu",
+    "threads": 1,
+    "workers": 0,
+    "model": {"neck_channels": 8, "head_convs": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tiny.dataset(tmp_path_factory.mktemp("data"), labeled=8)
+    (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))
+    return folder
+
+
+def command(data: Path, out: Path, *more: str) -> list[str]:
+    words = ["compare", str(data / "labeled.json"), "--val", str(data / "val.json"), "--out", str(out)]
+    return [*words, "--config", str(data / "settings.yaml"), *more]
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("comparison") / "c"
+    assert main(command(data, out, "--percents", "40", "--seeds", "0", "1", "--jobs", "2")) == 0
+    return out
+
+
+def test_every_cell_has_a_row_and_the_table_adds_up(finished: Path) -> None:
+    names = sorted(p.name for p in (finished / "rows").glob("*.json"))
+    assert names == [
+        *(f"p100-f1-s{s}-supervised.json" for s in (0, 1)),
+        *(f"p40-f1-s{s}-{m}.json" for s in (0, 1) for m in ("sed", "supervised")),
+    ]
+    rows = [json.loads((finished / "rows" / name).read_text()) for name in names]
+    assert all(row["selection"] == "last teacher" and row["seconds"] > 0 and row["memory"] > 0 for row in rows)
+    table = json.loads((finished / "table.json").read_text())
+    assert [(e["percent"], e["method"], e["runs"]) for e in table] == [
+        (40, "supervised", 2),
+        (40, "sed", 2),
+        (100, "supervised", 2),
+    ]
+    sed = [row for row in rows if row["method"] == "sed"]
+    assert table[1]["ap"] == pytest.approx(statistics.fmean(row["ap"] for row in sed))
+    assert table[1]["ap_deviation"] == pytest.approx(statistics.stdev(row["ap"] for row in sed))
+    with (finished / "table.csv").open() as file:
+        assert [row["method"] for row in csv.DictReader(file)] == ["supervised", "sed", "supervised"]
+    assert (finished / "table.md").read_text().count("\n|") == 4
+    assert (finished / "ap.svg").read_text().startswith("<?xml")
+
+
+def test_all_methods_start_from_one_burn_in_on_the_same_data(finished: Path, data: Path) -> None:
+    for seed in (0, 1):
+        twin, sed = (
+            load_config(finished / "runs" / f"p40-f1-s{seed}-{m}" / "config.yaml") for m in ("supervised", "sed")
+        )
+        assert twin.start == sed.start == str(finished / "runs" / f"p40-f1-s{seed}-burn-in")
+        assert twin.labeled == sed.labeled and not sed.guard and sed.seed == seed
+        assert replace(twin, method="sed", unlabeled=sed.unlabeled, out=sed.out) == sed
+        assert not (finished / "runs" / f"p40-f1-s{seed}-sed" / "checkpoints" / "burn_in.pt").exists()
+    pool = (finished / "data" / "p40-f1" / "pool.txt").read_text().splitlines()
+    assert len(pool) == 8  # labelled ones stay in it, without their labels
+    assert len(json.loads((finished / "data" / "p40-f1" / "labeled.json").read_text())["images"]) < 8
+
+
+def test_what_is_done_is_not_done_again_and_more_can_be_added(finished: Path, data: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (finished / "rows").iterdir()}
+    assert main(command(data, finished, "--percents", "40", "--methods", "supervised", "dense-teacher")) == 0
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    table = json.loads((finished / "table.json").read_text())
+    assert [e["method"] for e in table] == ["supervised", "dense-teacher", "supervised"]
+    assert table[1]["gain"] is not None or table[1]["ap"] is None
+
+
+def test_list_runs_nothing(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(data, tmp_path / "c", "--list")) == 0
+    assert capsys.readouterr().out.split() == ["missing", "p10-f1-s0-supervised", "missing", "p10-f1-s0-sed", "missing",
+                                               "p100-f1-s0-supervised"]  # fmt: skip
+    assert not (tmp_path / "c").exists()
+
+
+def test_an_interrupted_comparison_goes_on(data: Path, tmp_path: Path) -> None:
+    """Its process is killed while a training runs; the same command finishes, with the same scores."""
+    words = command(data, tmp_path / "c", "--percents", "40", "--no-ceiling", "--set", "save_every=1")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sedet", *words], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert "burn-in: started" in process.stdout.readline()
+    assert "done" in process.stdout.readline()
+    process.terminate()
+    process.wait(60)
+    assert main(words) == 0
+    assert main(command(data, tmp_path / "d", "--percents", "40", "--no-ceiling", "--set", "save_every=1")) == 0
+    for name in ("p40-f1-s0-sed.json", "p40-f1-s0-supervised.json"):
+        one, two = (json.loads((tmp_path / c / "rows" / name).read_text()) for c in ("c", "d"))
+        assert one["ap"] == two["ap"] and one["per_class"] == two["per_class"]
+
+
+def test_a_training_that_fails_is_told_and_the_others_go_on(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "c"
+    out.mkdir()
+    assert main(command(data, out, "--percents", "40", "--no-ceiling", "--methods", "supervised")) == 0
+    (out / "runs" / "p40-f1-s0-sed").write_text("in the way")
+    assert main(command(data, out, "--percents", "40", "--no-ceiling")) == 2
+    told = capsys.readouterr()
+    assert "p40-f1-s0-sed: failed" in told.out and "1 of the trainings failed (p40-f1-s0-sed)" in told.err
+    assert "supervised" in (out / "table.md").read_text()
+
+
+# --- what is asked for --------------------------------------------------------------------------------------------
+
+
+def test_cells() -> None:
+    found = make_cells(["supervised", "sed"], [10, 5], [1], [0], ceiling=True)
+    assert [c.name for c in found] == [
+        "p10-f1-s0-supervised",
+        "p10-f1-s0-sed",
+        "p5-f1-s0-supervised",
+        "p5-f1-s0-sed",
+        "p100-f1-s0-supervised",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((["sedd"], [10], [1], [0]), "there is no method 'sedd'. Did you mean 'sed'?"),
+        ((["sed"], [100], [1], [0]), "percents must lie between 0 and 100, not 100"),
+        ((["sed"], [0], [1], [0]), "percents must lie between 0 and 100, not 0"),
+        ((["sed"], [10], [0], [0]), "folds must be 1 or more"),
+        ((["sed"], [10], [1], [-1]), "seeds must be 0 or more"),
+        ((["sed"], [], [1], [0]), "no percents to compare"),
+    ],
+)
+def test_wrong_cells_are_told(given: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+        make_cells(*given, ceiling=True)
+
+
+def test_settings_from_words() -> None:
+    found = shared_settings(TrainConfig(steps=10), ["image_size=320", "sed.gamma=2", "rate=1e-3", "views.flip=0"])
+    assert (found.steps, found.image_size, found.sed.gamma, found.rate, found.views.flip) == (10, 320, 2.0, 1e-3, 0.0)
+    for word, message in (
+        ("image_size", "takes KEY=VALUE"),
+        ("seed=1", "decides this"),
+        ("sed.gama=1", "sed.gamma"),
+        ("steps=[", "cannot be read"),
+        ("steps.x=1", "steps"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            shared_settings(TrainConfig(), [word])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--methods", "soft-teacher"], "soft-teacher is defined for the detector faster_rcnn, not for fcos"),
+        (["--jobs", "0"], "--jobs must be 1 or more"),
+        (["--set", "nothing=1"], "nothing"),
+        (["--val", "nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_mistakes_cost_a_line_and_nothing_else(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    base = command(data, tmp_path / "c")
+    if "--val" in words:
+        base = base[:2] + base[4:]
+    assert main([*base, *words]) == 2
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1
+    assert not (tmp_path / "c").exists()
+
+
+def comparison(data: Path, out: Path, **changes: Any) -> Comparison:
+    base = shared_settings(load_config(data / "settings.yaml"), ())
+    cells = make_cells(["supervised", "sed"], [20, 40], [1, 2], [0], ceiling=True)
+    known = Comparison(str(data / "labeled.json"), str(data / "val.json"), None, None, base, out, cells)
+    return replace(known, **changes)
+
+
+def test_other_settings_or_a_foreign_folder_are_refused(data: Path, tmp_path: Path) -> None:
+    one = comparison(data, tmp_path / "c")
+    keep_settings(one)
+    keep_settings(replace(one, settings=replace(one.settings, threads=2)))  # changes no number
+    with pytest.raises(ConfigError, match=r"other settings \(sed.gamma\)"):
+        keep_settings(replace(one, settings=replace(one.settings, sed=replace(one.settings.sed, gamma=3.0))))
+    with pytest.raises(ConfigError, match=r"other settings \(val\)"):
+        keep_settings(replace(one, val="else.json"))
+    (tmp_path / "c" / "comparison.json").write_text("{")
+    with pytest.raises(ConfigError, match="is damaged"):
+        keep_settings(one)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "thesis.txt").touch()
+    with pytest.raises(ConfigError, match="is in use and holds no comparison"):
+        keep_settings(comparison(data, tmp_path / "d"))
+
+
+def test_labelled_parts_are_nested_and_val_is_kept_out(data: Path, tmp_path: Path) -> None:
+    one = comparison(data, tmp_path / "c", val=str(data / "labeled.json"))
+    with pytest.raises(Exception, match="every image is among those to judge by"):
+        read_pool(one)
+    one = comparison(data, tmp_path / "c")
+    pool = read_pool(one)
+    counts = write_data(one, pool)
+    assert set(counts) == {"p20-f1", "p20-f2", "p40-f1", "p40-f2", "p100-f1"}
+    few, more, every = (
+        {i["file_name"] for i in json.loads((tmp_path / "c" / "data" / n / "labeled.json").read_text())["images"]}
+        for n in ("p20-f1", "p40-f1", "p100-f1")
+    )
+    assert few <= more <= every and len(every) == 8
+    again = read_table(tmp_path / "c" / "data" / "val.json", pool.val.root)
+    assert [e.name for e in again.images] == [e.name for e in pool.val.images]
+
+
+def test_the_ceiling_is_as_long_as_the_others(data: Path, tmp_path: Path) -> None:
+    one = comparison(data, tmp_path / "c")
+    one = replace(one, settings=replace(one.settings, steps=None))
+    pool = read_pool(one)
+    counts = {"p20-f1": (1000, 8000), "p40-f1": (4000, 8000), "p100-f1": (10, 8000)}
+    found = complete(one, counts, pool.table)
+    assert found["p100-f1"].steps == max(found["p20-f1"].steps or 0, found["p40-f1"].steps or 0)
+    jobs = make_jobs(replace(one, settings=replace(one.settings, steps=6)), pool)
+    assert {j.config.steps for j in jobs} == {6}
+    assert all(to_dict(j.config)["guard"] is False for j in jobs)
+    assert all(j.needs is None or j.needs in [k.name for k in jobs[:n]] for n, j in enumerate(jobs))
+
+
+# --- the table ------------------------------------------------------------------------------------------------------
+
+
+def test_gain_share_and_interval_by_hand(data: Path, tmp_path: Path) -> None:
+    """Supervised finds nothing, the method all objects, the ceiling half of them."""
+    one = comparison(data, tmp_path, cells=make_cells(["supervised", "sed"], [40], [1], [0], ceiling=True))
+    pool = read_pool(one)
+
+    def answers(share: float) -> list[Detections]:
+        found = []
+        for objects in pool.val.objects:
+            count = round(share * len(objects))
+            boxes, labels = torch.tensor(objects.boxes[:count]).float(), torch.tensor(objects.labels[:count]).long()
+            found.append(Detections(boxes.reshape(-1, 4), torch.full((count,), 0.9), labels))
+        return found
+
+    (tmp_path / "rows").mkdir()
+    for cell, share, ap in zip(one.cells, (0.0, 1.0, 0.5), (0.0, 100.0, 50.0), strict=True):
+        row = {"method": cell.method, "percent": cell.percent, "ceiling": cell.percent == 100, "ap": ap, "ap50": ap}
+        row |= {"ap75": None, "seconds": 120.0, "memory": 2**30}
+        (tmp_path / "rows" / f"{cell.name}.json").write_text(json.dumps(row))
+        save_detections(tmp_path / "rows" / f"{cell.name}.npz", answers(share))
+    twin, sed, ceiling = summarize(one, pool.val, draws=50)
+    want = paired_bootstrap(pool.val, answers(0.0), answers(1.0), draws=50)
+    assert (sed["gain"], sed["low"], sed["high"]) == pytest.approx((want.difference, want.low, want.high), abs=1e-3)
+    assert sed["gain"] == pytest.approx(100) and sed["gap_share"] == pytest.approx(2.0)
+    assert twin["gain"] is None and ceiling["gain"] is None and ceiling["ceiling"]
+    assert cells_of(sed) == ["40 %", "sed", "100.0", "100.0", "-", "+100.0", "[+100.0, +100.0]", "200 %", "1", "2 min",
+                             "1.0 GiB"]  # fmt: skip
+    assert markdown([twin]).splitlines()[2].startswith("| 40 % | supervised | 0.0 | 0.0 | - | - | - | - |")
+    assert Cell(40, 1, 0, "sed").part == "p40-f1-s0"
