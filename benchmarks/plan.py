@@ -298,6 +298,8 @@ def identity(config: TrainConfig, inputs: Inputs, burn_in: TrainConfig | None = 
             del found["model"]["proposals"], found["model"]["roi_samples"]
         if c.method == "sed":
             found["sed"]["algorithm"] = ALGORITHM
+            if not c.sed.box_gamma:
+                del found["sed"]["box_gamma"]  # rows from before there was one
         return {**found, "training": TRAINING}
 
     parts = [numbers(config), None if burn_in is None else numbers(burn_in), inputs.digest]

@@ -23,11 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # this tre
 import yaml
 
 from benchmarks.inputs import demo_percent
-from benchmarks.measure import Busy, Setting, measure
+from benchmarks.measure import Setting, measure
 from benchmarks.plan import RECIPES, Cell, expand, load_cells
 from benchmarks.provenance import ROOT, provenance
 from benchmarks.rows import RESULTS
 from sedet.errors import ConfigError, SedetError
+from sedet.training.unattended import Busy
 
 KEYS = ("dataset", "percent", "fold", "method", "variant", "seed", "recipe", "split")
 

@@ -87,6 +87,8 @@ class SEDConfig:
     """Weight of the class term."""
     box_weight: float = 0.0
     """Weight of the box term. 1 gains where the teacher's boxes are better than the student's, and harms elsewhere."""
+    box_gamma: float = 0.0
+    """Exponent of the box term's own discrepancy weight, 1 - IoU of both boxes (0: none)."""
     quality_weight: float = 0.0
     """Weight of the quality (centerness) term, for detectors that have one; it belongs to the boxes."""
     targets: Literal["soft", "hard"] = "soft"

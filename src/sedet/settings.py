@@ -66,7 +66,7 @@ POSITIVE = """batch ratio steps rate accumulate threads eval_every save_every st
     consistent_teacher.buffer consistent_teacher.candidates mixpl.cache"""
 LEAST_SIDE = "image_size"  # below 32 px the half-size view has no pyramid
 NOT_NEGATIVE = """weight_decay clip workers cache patience seed model.head_convs model.freeze_stages
-    sed.gamma sed.weight sed.scale_weight sed.class_weight sed.box_weight sed.quality_weight
+    sed.gamma sed.box_gamma sed.weight sed.scale_weight sed.class_weight sed.box_weight sed.quality_weight
     dense_teacher.class_weight dense_teacher.box_weight dense_teacher.quality_weight
     stac.weight unbiased_teacher.weight unbiased_teacher.focal_gamma soft_teacher.weight soft_teacher.uncertainty
     soft_teacher.jitter pseco.weight csd.weight consistent_teacher.weight mixpl.weight mixpl.mosaic_weight"""

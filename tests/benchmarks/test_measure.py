@@ -15,7 +15,7 @@ import torch
 from benchmarks import run as command
 from benchmarks.compare import compare, wanted
 from benchmarks.inputs import cell_data, judged_table, original_size, part_table
-from benchmarks.measure import Busy, Setting, locked, measure
+from benchmarks.measure import Setting, measure
 from benchmarks.pack import pack
 from benchmarks.plan import RECIPES
 from benchmarks.provenance import Provenance
@@ -26,6 +26,7 @@ from sedet.evaluation.stored import load_detections
 from sedet.training import loop
 from sedet.training import run as training
 from sedet.training.pictures import Album
+from sedet.training.unattended import Busy, locked
 from tests.data.sets import SHARED, coco, voc, yolo
 
 from .cells import COMMIT, cell

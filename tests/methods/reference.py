@@ -32,6 +32,11 @@ def giou_loss(a: Box, b: Box) -> float:
     return 1 - (overlap / union - (hull - union) / hull)
 
 
+def iou(a: Box, b: Box) -> float:
+    overlap = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    return overlap / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - overlap)
+
+
 def smooth_l1(a: Box, b: Box, unit: float) -> float:
     total = 0.0
     for u, v in zip(a, b, strict=True):
@@ -74,6 +79,7 @@ def distillation(
     gamma: float,
     normalizer: str,
     box_loss: str,
+    box_gamma: float = 0.0,
     frozen_weights: list[list[list[float]]] | None = None,
 ) -> dict[str, float]:
     """Losses of one view. Teacher logits are already divided by the temperature.
@@ -102,10 +108,11 @@ def distillation(
             given = [x * box_scale for x in student_boxes[i][r]]
             if any(b[k + 2] - b[k] < 1e-3 for b in (wanted, given) for k in (0, 1)):
                 continue
+            u = (1 - iou(given, wanted)) ** box_gamma
             if box_loss == "giou":
-                box_sum += v * giou_loss(given, wanted)
+                box_sum += v * u * giou_loss(given, wanted)
             else:
-                box_sum += v * smooth_l1(given, wanted, strides[r] * box_scale)
+                box_sum += v * u * smooth_l1(given, wanted, strides[r] * box_scale)
     divisor = {"foreground": visible, "weights": weight_sum, "count": count}[normalizer]
     return {
         "class": class_sum / max(1.0, divisor),

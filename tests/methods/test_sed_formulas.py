@@ -16,7 +16,7 @@ from sedet.data.batch import Batch
 from sedet.data.views import erased_share
 from sedet.detectors.regions import Detections, Regions
 from sedet.methods.pseudo_labels import pseudo_labels
-from sedet.methods.sed import TeacherTarget, binary_kl, class_weights, distillation, teacher_target
+from sedet.methods.sed import TeacherTarget, binary_kl, box_weights, class_weights, distillation, teacher_target
 from tests import tiny
 from tests.methods import reference
 
@@ -200,8 +200,9 @@ def lists(data: dict[str, Any], quality: bool = True) -> dict[str, Any]:
     ("reweight", "gamma"), [("discrepancy", 2.0), ("discrepancy", 0.5), ("foreground", 2.0), ("none", 2.0)]
 )
 def test_distillation_equals_the_reference(box_loss: Any, normalizer: Any, reweight: Any, gamma: float) -> None:
-    config = replace(SEDConfig(), reweight=reweight, gamma=gamma, normalizer=normalizer, box_loss=box_loss)
+    base = replace(SEDConfig(), reweight=reweight, gamma=gamma, normalizer=normalizer, box_loss=box_loss)
     for seed, shape in enumerate(SHAPES):
+        config = replace(base, box_gamma=(0.0, 1.0, 0.5)[seed % 3])
         for mask_share in (0.7, 0.0):
             for box_scale in (1.0, 2.0):
                 quality = seed % 2 == 0
@@ -214,6 +215,7 @@ def test_distillation_equals_the_reference(box_loss: Any, normalizer: Any, rewei
                     gamma=gamma,
                     normalizer=normalizer,
                     box_loss=box_loss,
+                    box_gamma=config.box_gamma,
                 )
                 assert set(got) == set(want)
                 for key in want:
@@ -261,6 +263,23 @@ def test_gradients_are_those_with_fixed_weights_and_teacher(box_loss: Any, norma
                 changed[name][where] += step
                 values.append(total(changed))
             assert leaf.grad[where].item() == pytest.approx((values[0] - values[1]) / 2e-5, abs=2e-6), (name, where)
+
+
+def test_box_weights_by_hand() -> None:
+    """Halves of a box: IoU a half; the same box: nothing to learn; and the weight is no way for the gradient."""
+    teacher = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10]])
+    student = torch.tensor([[0.0, 0, 10, 5], [0, 0, 10, 10], [20, 20, 30, 30]], requires_grad=True)
+    torch.testing.assert_close(box_weights(teacher, student, 2.0), torch.tensor([0.25, 0.0, 1.0]))
+    assert torch.equal(box_weights(teacher, student, 0.0), torch.ones(3))
+    assert not box_weights(teacher, student, 1.0).requires_grad
+    target = target_of(torch.zeros(1, 3, 1), teacher[None], dtype=torch.float32)
+    grads = []
+    for gamma in (0.0, 1.0):
+        loss = distillation(
+            target, tiny.regions(torch.zeros(1, 3, 1), student[None], None), 1.0, SEDConfig(box_gamma=gamma)
+        )
+        grads.append(torch.autograd.grad(loss["box"], student)[0])
+    torch.testing.assert_close(grads[1], grads[0] * torch.tensor([[0.5], [0.0], [1.0]]))
 
 
 def test_masked_regions_count_for_nothing() -> None:

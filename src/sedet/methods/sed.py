@@ -17,7 +17,8 @@ Everything else here - the pairing of levels, every formula, normaliser, weight 
 
   L_cls  = sum_r m_r sum_c w_rc KL(p_T,rc || p_S,rc) / N        w_rc = |p_T - p_S|^gamma (or another, see class_weights)
   L_qual = sum_r m_r v_r KL(q_T || q_S) / V                     v_r = (max_c p_T)^2
-  L_box  = sum_r m_r v_r BoxLoss(b_T, b_S) / V                  V = max(1, sum_r m_r v_r), N = V by default
+  L_box  = sum_r m_r v_r u_r BoxLoss(b_T, b_S) / V              V = max(1, sum_r m_r v_r), N = V by default
+                                                                u_r = (1 - IoU(b_T, b_S))^gamma_box
   total  = L_sup + lambda_u(t) (L_distill + lambda_s L_scale)      each L: L_cls, and at choice L_box, L_qual
 
 Faster R-CNN is distilled at both stages: the first's regions as above, as one class, and the RoIs that the teacher
@@ -45,7 +46,7 @@ from sedet.detectors.build import Detector
 from sedet.detectors.faster_rcnn import FasterRCNN, boxes_of
 from sedet.detectors.normalizer import process_mean
 from sedet.detectors.regions import HALF_LEVELS, Regions
-from sedet.methods.join import join_rois, join_sizes
+from sedet.methods.join import join_rois, join_sizes, paired_iou
 from sedet.methods.method import Method, Progress
 from sedet.methods.pseudo_labels import pseudo_labels
 from sedet.methods.supervised import joint_views, labeled_losses
@@ -241,7 +242,7 @@ def distillation(target: TeacherTarget, student: Regions, box_scale: float, conf
     else:
         stride = (student.strides * box_scale).expand(usable.shape)[usable]
         term = F.smooth_l1_loss(given / stride[:, None], wanted / stride[:, None], reduction="none").sum(dim=-1)
-    losses["box"] = (visible[usable] * term).sum() / total
+    losses["box"] = (visible[usable] * box_weights(wanted, given, config.box_gamma) * term).sum() / total
     return losses
 
 
@@ -263,6 +264,17 @@ def class_weights(teacher: Tensor, student: Tensor, config: SEDConfig, softmax: 
     if config.reweight == "foreground":
         return p_teacher.amax(dim=-1, keepdim=True).expand_as(p_teacher)
     return torch.ones_like(p_teacher)
+
+
+@torch.no_grad()
+def box_weights(teacher: Tensor, student: Tensor, gamma: float) -> Tensor:
+    """u_r, float [boxes], detached: (1 - IoU)^gamma of each pair of boxes, float [boxes, 4], xyxy.
+
+    The teacher's boxes are right by and large, not to the pixel: where both nearly agree, the labels know better.
+    """
+    if gamma == 0:
+        return torch.ones_like(teacher[..., 0])
+    return (1 - paired_iou(teacher, student)).clamp(min=0) ** gamma
 
 
 def binary_kl(teacher: Tensor, student: Tensor) -> Tensor:
