@@ -294,7 +294,7 @@ def test_gain_share_and_interval_by_hand(data: Path, tmp_path: Path) -> None:
     assert (sed["gain"], sed["low"], sed["high"]) == pytest.approx((want.difference, want.low, want.high), abs=1e-3)
     assert sed["gain"] == pytest.approx(100) and sed["gap_share"] == pytest.approx(2.0)
     assert twin["gain"] is None and ceiling["gain"] is None and ceiling["ceiling"]
-    assert cells_of(sed) == ["40 %", "sed", "100.0", "100.0", "-", "+100.0", "[+100.0, +100.0]", "200 %", "1", "2 min",
+    assert cells_of(sed) == ["40 %", "sed", "100.0", "100.0", "-", "+100.0 [+100.0, +100.0]", "200 %", "1", "2 min",
                              "1.0 GiB"]  # fmt: skip
-    assert markdown([twin]).splitlines()[2].startswith("| 40 % | supervised | 0.0 | 0.0 | - | - | - | - |")
+    assert markdown([twin]).splitlines()[2].startswith("| 40 % | supervised | 0.0 | 0.0 | - | - | - | 1 |")
     assert Cell(40, 1, 0, "sed").part == "p40-f1-s0"

@@ -90,12 +90,13 @@ def compare(argv: Sequence[str]) -> int:
 
 def run(comparison: Comparison, jobs: int | None) -> int:
     """Run what is missing, then write and print the table."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from sedet.compare import plot
     from sedet.compare.cells import read_pool
-    from sedet.compare.table import COLUMNS, cells_of, summarize, write_tables
+    from sedet.compare.table import COLUMNS, NARROW, cells_of, summarize, write_tables
     from sedet.compare.work import make_jobs, run_jobs
 
     devices = find_devices(comparison.settings, jobs)
@@ -112,9 +113,10 @@ def run(comparison: Comparison, jobs: int | None) -> int:
     failed = run_jobs(make_jobs(comparison, pool), comparison.out, devices, threads, say)
     entries = summarize(comparison, pool.val)
     if entries:
-        table = Table(*COLUMNS)
+        table = Table(*(name for name in COLUMNS if name not in NARROW), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for entry in entries:
-            table.add_row(*cells_of(entry))
+            texts = zip(COLUMNS, cells_of(entry), strict=True)
+            table.add_row(*(text for name, text in texts if name not in NARROW))
         Console().print(table)
         files = write_tables(comparison, entries)
         plot.draw(entries, comparison.out / "ap.svg")
