@@ -285,7 +285,7 @@ def test_gain_share_and_interval_by_hand(data: Path, tmp_path: Path) -> None:
 
     (tmp_path / "rows").mkdir()
     for cell, share, ap in zip(one.cells, (0.0, 1.0, 0.5), (0.0, 100.0, 50.0), strict=True):
-        row = {"method": cell.method, "percent": cell.percent, "ceiling": cell.percent == 100, "ap": ap, "ap50": ap}
+        row = {"method": cell.method, "labels": cell.labels, "ceiling": cell.ceiling, "ap": ap, "ap50": ap}
         row |= {"ap75": None, "seconds": 120.0, "memory": 2**30}
         (tmp_path / "rows" / f"{cell.name}.json").write_text(json.dumps(row))
         save_detections(tmp_path / "rows" / f"{cell.name}.npz", answers(share))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sedet.data.formats import read_table
 from sedet.data.sources import find_images
-from sedet.data.split import Split, box_counts, holdout, split_table, write_split
+from sedet.data.split import Split, box_counts, holdout, split_shots, split_table, write_split
 from sedet.data.table import AnnotationTable, ImageEntry, Objects
 from sedet.data.write import write_coco, write_text
 from sedet.errors import DataError
@@ -55,6 +55,35 @@ def test_parts_are_nested_complete_and_of_the_asked_size() -> None:
         assert len(parts[4].labeled) >= 20 and len(parts[6].labeled) == 100 and len(parts[7].unlabeled) == 0
 
 
+def test_shots_are_nested_and_hold_so_many_images_of_each_class() -> None:
+    data = long_tail()
+    images = (box_counts(data) > 0).sum(axis=0)
+    assert images.min() < 5 < images.max()
+    for fold in range(4):
+        parts = [split_shots(data, k, fold) for k in (1, 2, 5, 30)]
+        for small, large in itertools.pairwise(parts):
+            assert set(small.labeled) < set(large.labeled)
+        for k, part in zip((1, 2, 5, 30), parts, strict=True):
+            held = (box_counts(data.subset(part.labeled)) > 0).sum(axis=0)
+            assert (held >= np.minimum(k, images)).all()
+            assert sorted(part.labeled + part.unlabeled) == list(range(200))
+            assert len(part.labeled) <= k * len(data.classes)
+            assert part.percent == len(part.labeled) / 2
+    assert split_shots(data, 3, 1) == split_shots(data, 3, 1) != split_shots(data, 3, 2)
+
+
+def test_shots_by_hand() -> None:
+    """One image holds both classes: it is the shot of each, and a second is drawn for the common class alone."""
+    data = table([[0, 1], [0], [0]])
+    assert split_shots(data, 1, 0).labeled == (0,)
+    two = split_shots(data, 2, 0).labeled
+    assert len(two) == 2 and 0 in two
+    assert split_shots(data, 9, 0).labeled == (0, 1, 2)
+    for wrong, number in ((data, 0), (table([[], []]), 1)):
+        with pytest.raises(DataError):
+            split_shots(wrong, number, 0)
+
+
 def test_each_class_keeps_three_boxes_or_all_it_has() -> None:
     data = long_tail()
     total = data.class_counts()
@@ -87,7 +116,7 @@ def test_draws_depend_on_seed_and_fold_alone() -> None:
 def test_the_draw_is_the_same_in_another_process() -> None:
     """Folds are compared across machines and versions: this draw must never change."""
     code = (
-        "from tests.data.test_split import long_tail; from sedet.data.split import split_table;"
+        "from tests.data.test_split import long_tail; from sedet.data.split import split_shots, split_table;"
         "print(split_table(long_tail(), 5, 1).labeled)"
     )
     root = Path(__file__).resolve().parents[2]

@@ -277,7 +277,9 @@ def test_a_training_with_it_and_from_it(tmp_path: Path) -> None:
 def test_an_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Its samples are drawn at random, but by the step alone."""
     data = tiny.dataset(tmp_path / "data")
-    config = tiny.config(data, tmp_path / "a", detector="faster_rcnn", model=ModelConfig(8, roi_samples=16))
+    config = tiny.config(
+        data, tmp_path / "a", detector="faster_rcnn", model=ModelConfig(8, roi_samples=16), guard=False
+    )
     whole = train(config)
     part = replace(config, out=str(tmp_path / "b"))
     train(replace(part, stop=3))

@@ -16,7 +16,8 @@ from sedet.data.clean import clean
 from sedet.data.duplicates import repeated, same_pictures
 from sedet.data.formats import align_classes, read_table
 from sedet.data.layout import absolute
-from sedet.data.split import split_table
+from sedet.data.sources import unlabeled_pool
+from sedet.data.split import split_shots, split_table
 from sedet.data.table import AnnotationTable
 from sedet.data.write import write_coco, write_text
 from sedet.errors import ConfigError, DataError
@@ -24,7 +25,7 @@ from sedet.training import plan
 
 OWN = ("labeled", "unlabeled", "val", "images", "val_images", "out", "method", "seed", "start", "stop", "guard", "init")
 """Settings that the comparison itself decides."""
-CEILING = 100.0
+ALL = 100.0
 """The percent of the cells that are trained on all labels."""
 
 
@@ -33,14 +34,18 @@ class Cell:
     """One training to compare.
 
     Attributes:
-        percent: labelled share of the images; 100 is the ceiling.
+        percent: labelled share of the images; 100: all of them. 0 where ``shots`` says how many.
         fold: which draw of the labelled images; seed: of the training.
+        shots: labelled images of each class, or 0.
+        ceiling: whether it is there to show what all labels bring.
     """
 
     percent: float
     fold: int
     seed: int
     method: str
+    shots: int = 0
+    ceiling: bool = False
 
     @property
     def name(self) -> str:
@@ -49,11 +54,16 @@ class Cell:
     @property
     def part(self) -> str:
         """The cells that share a burn-in."""
-        return f"p{self.percent:g}-f{self.fold}-s{self.seed}"
+        return f"{self.data}-s{self.seed}"
 
     @property
     def data(self) -> str:
-        return f"p{self.percent:g}-f{self.fold}"
+        return f"k{self.shots}-f{self.fold}" if self.shots else f"p{self.percent:g}-f{self.fold}"
+
+    @property
+    def labels(self) -> str:
+        """How many labels, for people."""
+        return f"{self.shots} a class" if self.shots else "all" if self.percent == ALL else f"{self.percent:g} %"
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,8 @@ class Comparison:
 
     Attributes:
         data, val: labelled data to draw from, and to judge by; images, val_images: their folders, or None.
+        unlabeled: more unlabelled images: folders, list files, globs; unlabeled_data: labelled data whose images join
+            the pool without their labels, or None.
         settings: of every training.
         out: the folder of the comparison.
     """
@@ -73,12 +85,24 @@ class Comparison:
     settings: TrainConfig
     out: Path
     cells: tuple[Cell, ...]
+    unlabeled: tuple[str, ...] = ()
+    unlabeled_data: str | None = None
 
 
 def make_cells(
-    methods: Sequence[str], percents: Sequence[float], folds: Sequence[int], seeds: Sequence[int], ceiling: bool
+    methods: Sequence[str],
+    percents: Sequence[float],
+    folds: Sequence[int],
+    seeds: Sequence[int],
+    ceiling: bool,
+    shots: Sequence[int] = (),
+    more_images: bool = False,
 ) -> tuple[Cell, ...]:
     """The cells in the order they are run: the ceiling last, for it costs the most and tells of no method.
+
+    Args:
+        shots: numbers of labelled images of each class; they take the place of ``percents``.
+        more_images: whether there are unlabelled images besides those of the data, so that all labels may be used.
 
     Raises:
         ConfigError: an unknown method, or a percent, fold or seed out of range.
@@ -88,19 +112,22 @@ def make_cells(
             near = settings.nearest(method, METHODS)
             hint = f"Did you mean '{near}'?" if near else f"There are: {', '.join(METHODS)}"
             raise ConfigError(f"there is no method '{method}'. {hint}")
+    if shots:
+        percents = ()
     for percent in percents:
-        if not 0 < percent < CEILING:
+        if not (0 < percent < ALL or (percent == ALL and more_images)):
             raise ConfigError(f"percents must lie between 0 and 100, not {percent:g} (100 is --ceiling)")
-    for name, values, least in (("folds", folds, 1), ("seeds", seeds, 0)):
+    for name, values, least in (("folds", folds, 1), ("seeds", seeds, 0), ("shots", shots, 1)):
         if any(value < least for value in values):
             raise ConfigError(f"{name} must be {least} or more")
-    for name, given in (("methods", methods), ("percents", percents), ("folds", folds), ("seeds", seeds)):
+    shares = [(0.0, k) for k in shots] + [(percent, 0) for percent in percents]
+    for name, given in (("methods", methods), ("percents", shares), ("folds", folds), ("seeds", seeds)):
         if not given:
             raise ConfigError(f"no {name} to compare")
-    every = itertools.product(seeds, folds, percents, methods)
-    cells = [Cell(percent, fold, seed, method) for seed, fold, percent, method in every]
-    if ceiling:
-        cells += [Cell(CEILING, 1, seed, "supervised") for seed in seeds]
+    every = itertools.product(seeds, folds, shares, methods)
+    cells = [Cell(percent, fold, seed, method, k) for seed, fold, (percent, k), method in every]
+    if ceiling and ALL not in percents:
+        cells += [Cell(ALL, 1, seed, "supervised", ceiling=True) for seed in seeds]
     return tuple(dict.fromkeys(cells))
 
 
@@ -139,11 +166,13 @@ class Pool:
 
     Attributes:
         table, val: with the same classes, without broken boxes.
+        more: images that join those of ``table`` in the pool.
         left_out: images of the data that val shows, or that are copies of others.
     """
 
     table: AnnotationTable
     val: AnnotationTable
+    more: tuple[Path, ...]
     left_out: int
 
 
@@ -162,7 +191,17 @@ def read_pool(comparison: Comparison) -> Pool:
     kept = [i for i, (a, b) in enumerate(zip(shown, repeated(paths), strict=True)) if a is None and b is None]
     if not kept:
         raise DataError("every image is among those to judge by too", comparison.data, "Give --val other images")
-    return Pool(table.subset(kept), val, len(table) - len(kept))
+    return Pool(table.subset(kept), val, _more_images(comparison, val, classes), len(table) - len(kept))
+
+
+def _more_images(comparison: Comparison, val: AnnotationTable, classes: Sequence[str]) -> tuple[Path, ...]:
+    more = unlabeled_pool(comparison.unlabeled, None, val).paths if comparison.unlabeled else ()
+    if comparison.unlabeled_data is None:
+        return more
+    data = align_classes(read_table(comparison.unlabeled_data, None, "train"), classes)
+    paths = [entry.path for entry in data.images]
+    shown = same_pictures(paths, [entry.path for entry in val.images])
+    return (*more, *(path for path, match in zip(paths, shown, strict=True) if match is None))
 
 
 def write_data(comparison: Comparison, pool: Pool) -> dict[str, tuple[int, int]]:
@@ -177,13 +216,14 @@ def write_data(comparison: Comparison, pool: Pool) -> dict[str, tuple[int, int]]
     counts = {}
     for name in dict.fromkeys(cell.data for cell in comparison.cells):
         cell = next(c for c in comparison.cells if c.data == name)
-        split = split_table(table, cell.percent, cell.fold)
+        split = split_shots(table, cell.shots, cell.fold) if cell.shots else split_table(table, cell.percent, cell.fold)
         part = table.subset(split.labeled)
-        counts[name] = (len(part), len(table))
+        paths = [*(entry.path for entry in table.images), *pool.more]
+        counts[name] = (len(part), len(paths))
         if not (folder / name / "pool.txt").is_file():
             write_coco(part, folder / name / "labeled.json")
             # labelled images stay in the pool, without their labels
-            write_text(folder / name / "pool.txt", "".join(f"{absolute(e.path)}\n" for e in table.images))
+            write_text(folder / name / "pool.txt", "".join(f"{absolute(path)}\n" for path in paths))
     return counts
 
 
@@ -200,7 +240,7 @@ def complete(
     for name, (labeled, pool) in counts.items():
         base = replace(comparison.settings, method="sed")
         found[name] = plan.resolve(base, device, labeled, side, None, pool)
-    ceiling = next((name for name in found if name.startswith(f"p{CEILING:g}-")), None)
+    ceiling = next((cell.data for cell in comparison.cells if cell.ceiling), None)
     others = [config.steps or 0 for name, config in found.items() if name != ceiling]
     if ceiling is not None and others and comparison.settings.steps is None:
         longest = max(found.values(), key=lambda c: (c.steps or 0) if c is not found[ceiling] else 0)

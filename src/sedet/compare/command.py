@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sedet import settings
 from sedet.config import TrainConfig
 from sedet.errors import ConfigError, SedetError
-from sedet.flags import POSITIONAL, parse
+from sedet.flags import POSITIONAL, parse, scan
 from sedet.text import printable
 
 if TYPE_CHECKING:
@@ -28,14 +28,21 @@ class CompareOptions:
     sedet compare data/train.json --val data/val.json --methods supervised sed --percents 5 10 --out comparison
     """
 
-    data: str = field(metadata=POSITIONAL)
+    data: str | None = field(default=None, metadata=POSITIONAL)
     """Fully labelled data: COCO JSON, Pascal VOC folder or YOLO data.yaml. Its images are the unlabelled pool too."""
-    val: str
+    val: str | None = None
     """Labelled data to judge by."""
+    protocol: str | None = None
+    """In their place a published protocol: coco-standard, coco-shots, coco-additional, voc, or a YAML file of yours.
+    Other flags win over it."""
+    root: str = "."
+    """Folder that the protocol's paths are relative to."""
     methods: tuple[str, ...] = ("supervised", "sed")
     """What to compare ("sedet methods" lists them)."""
     percents: tuple[float, ...] = (10.0,)
     """Labelled shares of the images, percent."""
+    shots: tuple[int, ...] = ()
+    """In place of percents: labelled images of each class."""
     folds: tuple[int, ...] = (1,)
     """Which draws of the labelled images (1, 2, ...)."""
     seeds: tuple[int, ...] = (0,)
@@ -48,6 +55,10 @@ class CompareOptions:
     """Folder of the images, where the annotations' own paths do not lead to them."""
     val_images: str | None = None
     """The same for the validation images."""
+    unlabeled: tuple[str, ...] = ()
+    """More unlabelled images: folders (recursive), list files (.txt) or globs."""
+    unlabeled_data: str | None = None
+    """Labelled data whose images join the pool without their labels."""
     config: str | None = None
     """YAML file of settings of every training (those of sedet train)."""
     set: tuple[str, ...] = ()
@@ -66,7 +77,22 @@ def compare(argv: Sequence[str]) -> int:
     from sedet.compare.cells import Comparison, make_cells, shared_settings
     from sedet.methods.build import make_method
 
-    base = settings.load_config(options.config) if options.config is not None else TrainConfig()
+    base = TrainConfig()
+    if options.protocol is not None:
+        from sedet.compare.protocols import load_protocol
+
+        protocol = load_protocol(options.protocol, Path(options.root))
+        given = scan(CompareOptions, argv)
+        kept = {key: value for key, value in protocol.options.items() if key not in given}
+        if "percents" in given:
+            kept.pop("shots", None)  # the flag takes its place
+        options, base = replace(options, **kept), protocol.settings
+    if options.config is not None:
+        base = settings.load_config(options.config)
+    if options.data is None or options.val is None:
+        what = "DATA" if options.data is None else "--val"
+        raise ConfigError(f"{what} is missing: labelled data to draw from, and --val to judge by, or a --protocol")
+    more = bool(options.unlabeled or options.unlabeled_data)
     comparison = Comparison(
         options.data,
         options.val,
@@ -74,7 +100,11 @@ def compare(argv: Sequence[str]) -> int:
         options.val_images,
         shared_settings(base, options.set),
         Path(options.out),
-        make_cells(options.methods, options.percents, options.folds, options.seeds, options.ceiling),
+        make_cells(
+            options.methods, options.percents, options.folds, options.seeds, options.ceiling, options.shots, more
+        ),
+        options.unlabeled,
+        options.unlabeled_data,
     )
     if options.list:
         from sedet.compare.table import row_file

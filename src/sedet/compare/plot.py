@@ -1,4 +1,4 @@
-"""AP over the labelled percent, one line a method."""
+"""AP over the number of labels, one line a method."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def draw(entries: Sequence[dict[str, Any]], path: Path) -> None:
     with plt.rc_context(style):
         figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
         methods = list(dict.fromkeys(e["method"] for e in entries if not e["ceiling"]))
-        percents = sorted({e["percent"] for e in entries if not e["ceiling"]})
+        shares = list(dict.fromkeys(e["labels"] for e in entries if not e["ceiling"]))  # the fewest first
         for method, colour in zip(methods, _repeat(len(methods)), strict=True):
             points = [e for e in entries if e["method"] == method and not e["ceiling"] and e["ap"] is not None]
             if not points:
                 continue
-            x, y = [percents.index(e["percent"]) for e in points], [e["ap"] for e in points]
+            x, y = [shares.index(e["labels"]) for e in points], [e["ap"] for e in points]
             spread = [e["ap_deviation"] or 0.0 for e in points]
             dashes = "--" if method == "supervised" else "-"
             axes.errorbar(x, y, yerr=spread, label=method, color=colour, marker="o", ls=dashes, capsize=2)
         top = [e["ap"] for e in entries if e["ceiling"] and e["ap"] is not None]
         if top:
             axes.axhline(top[0], color="#999999", lw=1, ls=":", label="all labels")
-        axes.set_xticks(range(len(percents)), [f"{p:g} %" for p in percents])
-        axes.set_xlim(-0.4, max(0.4, len(percents) - 0.6))
-        axes.set(xlabel="labelled", ylabel="AP on val")
+        axes.set_xticks(range(len(shares)), shares)
+        axes.set_xlim(-0.4, max(0.4, len(shares) - 0.6))
+        axes.set(xlabel="labels", ylabel="AP on val")
         axes.legend(frameon=False, fontsize=8)
         data = io.BytesIO()
         figure.savefig(data, format="svg", metadata={"Date": None, "Creator": None})

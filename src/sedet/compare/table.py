@@ -52,16 +52,18 @@ def summarize(comparison: Comparison, val: AnnotationTable, draws: int = DRAWS) 
     rows = load_rows(comparison)
     ceiling = [row["ap"] for cell, row in rows.items() if row["ceiling"] and row["ap"] is not None]
     entries: list[Row] = []
-    for percent in sorted({cell.percent for cell in rows}):
-        methods = list(dict.fromkeys(cell.method for cell in comparison.cells if cell.percent == percent))
-        twins = {(c.fold, c.seed): c for c in rows if c.percent == percent and c.method == "supervised"}
+    for share in sorted({_share(cell) for cell in rows}):
+        methods = list(dict.fromkeys(cell.method for cell in comparison.cells if _share(cell) == share))
+        twins = {(c.fold, c.seed): c for c in rows if _share(c) == share and c.method == "supervised"}
         for method in methods:
-            cells = sorted(c for c in rows if c.percent == percent and c.method == method)
+            cells = sorted(c for c in rows if _share(c) == share and c.method == method)
             if not cells:
                 continue
             here = [rows[cell] for cell in cells]
             entry: Row = {
-                "percent": percent,
+                "labels": here[0]["labels"],
+                "percent": cells[0].percent,
+                "shots": cells[0].shots,
                 "method": method,
                 "ceiling": here[0]["ceiling"],
                 "runs": len(here),
@@ -91,6 +93,11 @@ def summarize(comparison: Comparison, val: AnnotationTable, draws: int = DRAWS) 
     return entries
 
 
+def _share(cell: Cell) -> tuple[bool, float, int]:
+    """What sorts cells by their labels: the fewest first, the ceiling last."""
+    return (cell.ceiling, cell.percent, cell.shots)
+
+
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [v for v in values if v is not None and not math.isnan(v)]
     return statistics.fmean(known) if known else None
@@ -110,7 +117,7 @@ def cells_of(entry: Row) -> list[str]:
     deviation = "" if entry["ap_deviation"] is None else f" ± {entry['ap_deviation']:.1f}"
     gain = "-" if entry["gain"] is None else f"{entry['gain']:+.1f} [{entry['low']:+.1f}, {entry['high']:+.1f}]"
     return [
-        "all" if entry["ceiling"] else f"{entry['percent']:g} %",
+        entry["labels"],
         entry["method"],
         number(entry["ap"], ".1f") + deviation,
         number(entry["ap50"], ".1f"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sedet import settings
-from sedet.compare.cells import CEILING, Cell, Comparison, Pool, complete, write_data
+from sedet.compare.cells import Cell, Comparison, Pool, complete, write_data
 from sedet.config import TrainConfig
 from sedet.data.layout import absolute
 from sedet.data.write import write_json
@@ -82,13 +82,14 @@ def keep_settings(comparison: Comparison) -> None:
     told: dict[str, Any] = {
         "data": str(Path(comparison.data).absolute()),
         "val": str(Path(comparison.val).absolute()),
+        "unlabeled": [*comparison.unlabeled, *([comparison.unlabeled_data] if comparison.unlabeled_data else [])],
         "settings": {key: value for key, value in tree.items() if key not in NOT_NUMBERS},
     }
     told = json.loads(json.dumps(told))
     if path.is_file():
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
-            differing = [key for key in ("data", "val") if before[key] != told[key]]
+            differing = [key for key in ("data", "val", "unlabeled") if before[key] != told[key]]
             names = settings.names(TrainConfig)
             differing += [n for n in names if _value(before["settings"], n) != _value(told["settings"], n)]
         except (ValueError, KeyError, TypeError) as error:
@@ -196,10 +197,12 @@ def facts(cell: Cell, config: TrainConfig) -> dict[str, Any]:
     """What a row says of its cell."""
     return {
         "method": cell.method,
+        "labels": cell.labels,
         "percent": cell.percent,
+        "shots": cell.shots,
         "fold": cell.fold,
         "seed": cell.seed,
-        "ceiling": cell.percent == CEILING,
+        "ceiling": cell.ceiling,
         "detector": config.detector,
         "backbone": config.backbone,
         "image_size": config.image_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -78,6 +79,33 @@ def split_table(table: AnnotationTable, percent: float, fold: int, seed: int = 0
     ranked = core + [i for i in order if i not in chosen]
     size = max(1, len(core), math.floor(n * percent / 100 + 0.5))
     return Split(tuple(sorted(ranked[:size])), tuple(sorted(ranked[size:])), float(percent), fold, seed)
+
+
+def split_shots(table: AnnotationTable, shots: int, fold: int, seed: int = 0) -> Split:
+    """Draw so many images of each class to keep their labels.
+
+    The rule: (seed, fold) shuffles the images; for k = 1, 2, ... up to ``shots``, each class, rarest first, that is on
+    fewer than k of the images chosen so far (and on more of all) gets the earliest image that holds it. So the part of
+    fewer shots lies within that of more. Crowd and difficult boxes do not count; images hold other classes too, so a
+    common class has more than ``shots``.
+
+    Raises:
+        DataError: no shots, or there are no images with boxes.
+    """
+    if shots < 1:
+        raise DataError(f"{shots} images of each class are none", table.source, "Give at least 1")
+    counts = box_counts(table)
+    if not counts.any():
+        raise DataError("there are no boxes to choose images by", table.source, "Give labelled data")
+    order = [int(i) for i in generator(seed, "split", fold).permutation(len(table))]
+    chosen: set[int] = set()
+    for k in range(1, shots + 1):
+        for c in _rarest_first(counts):
+            have = sum(bool(counts[i, c]) for i in chosen)
+            more = (i for i in order if counts[i, c] and i not in chosen)
+            chosen |= set(itertools.islice(more, max(0, k - have)))
+    rest = sorted(set(range(len(table))) - chosen)
+    return Split(tuple(sorted(chosen)), tuple(rest), 100 * len(chosen) / len(table), fold, seed)
 
 
 def holdout(
