@@ -32,7 +32,7 @@ class InProcess:
 
     DEVNULL = STDOUT = None
 
-    def Popen(self, command: list[str], **_: object) -> Ended:  # noqa: N802
+    def Popen(self, command: list[str], **_: object) -> Ended:
         assert command[1:3] == ["-m", "sedet.compare.cell"]
         task = json.loads(Path(command[3]).read_text())
         code = cell.main(command[3:])
