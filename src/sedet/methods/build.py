@@ -5,6 +5,7 @@ from __future__ import annotations
 from sedet.catalog import METHODS
 from sedet.config import TrainConfig
 from sedet.errors import ConfigError
+from sedet.methods.csd import CSD
 from sedet.methods.dense_teacher import DenseTeacher
 from sedet.methods.method import Method
 from sedet.methods.sed import SED
@@ -27,6 +28,8 @@ def make_method(config: TrainConfig) -> Method:
             return Supervised(half_size)
         case "dense-teacher":
             return DenseTeacher(config.dense_teacher, half_size, erase_limit)
+        case "csd":
+            return CSD(config.csd, half_size, erase_limit)
         case "sed":
             return SED(config.sed, half_size, erase_limit)
     raise ConfigError(f"{config.method} is not there yet")

@@ -19,11 +19,13 @@ class Progress:
         step: 0-based update.
         burn_in: updates on labels alone.
         ramp: updates over which the unlabelled weight rises from zero to one after the burn-in.
+        steps: updates in all; 0: unknown.
     """
 
     step: int
     burn_in: int
     ramp: int
+    steps: int = 0
 
     @property
     def unlabeled_weight(self) -> float:

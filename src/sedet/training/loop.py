@@ -129,7 +129,7 @@ def train_loop(t: Training) -> None:
     saved = time.monotonic()
     while state.step < stop and not state.ended:
         started = time.perf_counter()
-        progress = Progress(state.step, schedule.burn_in, schedule.ramp)
+        progress = Progress(state.step, schedule.burn_in, schedule.ramp, schedule.steps)
         set_rate(t.optimizer, rate_at(state.step, schedule.steps, schedule.burn_in, config))
         for part in range(micro):
             labeled, unlabeled = next(batches)

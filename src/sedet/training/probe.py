@@ -158,7 +158,8 @@ def _seconds(work: Work, start: int, stop: int, repeats: int) -> tuple[float, in
             continue
         item = step * schedule.accumulate
         load, (labeled, unlabeled) = _load(lambda item=item: data[item])  # type: ignore[misc]
-        progress = Progress(schedule.steps - 1 if unlabeled_batch else 0, schedule.burn_in, schedule.ramp)
+        last = schedule.steps - 1 if unlabeled_batch else 0
+        progress = Progress(last, schedule.burn_in, schedule.ramp, schedule.steps)
 
         def micro(a: Batch = labeled, b: Batch | None = unlabeled, progress: Progress = progress) -> None:
             _micro_step(work, module, a, b, progress)
