@@ -5,6 +5,7 @@ from __future__ import annotations
 from sedet.catalog import METHODS
 from sedet.config import TrainConfig
 from sedet.errors import ConfigError
+from sedet.methods.consistent_teacher import ConsistentTeacher
 from sedet.methods.csd import CSD
 from sedet.methods.dense_teacher import DenseTeacher
 from sedet.methods.method import Method
@@ -28,6 +29,8 @@ def make_method(config: TrainConfig) -> Method:
             return Supervised(half_size)
         case "dense-teacher":
             return DenseTeacher(config.dense_teacher, half_size, erase_limit)
+        case "consistent-teacher":
+            return ConsistentTeacher(config.consistent_teacher, half_size, erase_limit)
         case "csd":
             return CSD(config.csd, half_size, erase_limit)
         case "sed":
