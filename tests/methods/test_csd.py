@@ -17,6 +17,7 @@ from sedet.detectors.build import Detector
 from sedet.detectors.dense import grid_points
 from sedet.detectors.regions import FULL_LEVELS, Regions
 from sedet.errors import ConfigError
+from sedet.methods import csd
 from sedet.methods.csd import CSD, csd_losses, mirror, mirror_images, offsets, ramp_down
 from sedet.methods.method import Progress
 from sedet.methods.supervised import Supervised
@@ -324,11 +325,14 @@ def test_a_step_and_its_twin(name: str, half_size: bool) -> None:
     assert method.state() == {}
 
 
-def test_a_training_with_it(tmp_path: Path) -> None:
+def test_a_training_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Progress] = []
+    monkeypatch.setattr(csd, "ramp_down", lambda progress, share: seen.append(progress) or ramp_down(progress, share))
     data = tiny.dataset(tmp_path / "data")
     config = tiny.config(data, tmp_path / "a", method="csd")
     whole = train(config)
     assert whole.finished and whole.teacher_ap is not None
+    assert [(p.step, p.steps) for p in seen] == [(step, 8) for step in range(2, 8)]
     assert "method    csd" in (tmp_path / "a" / "train.log").read_text()
     part = replace(config, out=str(tmp_path / "b"))
     train(replace(part, stop=5))

@@ -224,7 +224,7 @@ def assign(regions: Regions, image: int, target: Targets, candidates: int) -> Te
         number = iou.topk(most, dim=0).values.sum(dim=0).int().clamp(1, most)
         cheapest = cost.topk(most, dim=0, largest=False).indices  # [most, labels], the cheapest first
         rank = torch.arange(most, device=points.device)[:, None]
-        chosen = torch.zeros_like(possible).scatter_(0, cheapest, rank < number[None]) & possible
+        chosen = torch.zeros_like(possible).scatter_(0, cheapest, rank < number[None])
         least, label = torch.where(chosen, cost, torch.inf).min(dim=1)
         index = torch.where(least.isfinite(), label, index)
     return torch.where(valid, index, -2)
