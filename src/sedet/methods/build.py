@@ -10,6 +10,7 @@ from sedet.methods.csd import CSD
 from sedet.methods.dense_teacher import DenseTeacher
 from sedet.methods.method import Method
 from sedet.methods.sed import SED
+from sedet.methods.soft_teacher import SoftTeacher
 from sedet.methods.supervised import Supervised
 
 
@@ -33,6 +34,8 @@ def make_method(config: TrainConfig) -> Method:
             return ConsistentTeacher(config.consistent_teacher, half_size, erase_limit)
         case "csd":
             return CSD(config.csd, half_size, erase_limit)
+        case "soft-teacher":
+            return SoftTeacher(config.soft_teacher, half_size, erase_limit)
         case "sed":
             return SED(config.sed, half_size, erase_limit)
     raise ConfigError(f"{config.method} is not there yet")
