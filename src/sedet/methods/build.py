@@ -9,6 +9,7 @@ from sedet.methods.consistent_teacher import ConsistentTeacher
 from sedet.methods.csd import CSD
 from sedet.methods.dense_teacher import DenseTeacher
 from sedet.methods.method import Method
+from sedet.methods.pseco import PseCo
 from sedet.methods.sed import SED
 from sedet.methods.soft_teacher import SoftTeacher
 from sedet.methods.supervised import Supervised
@@ -34,6 +35,8 @@ def make_method(config: TrainConfig) -> Method:
             return ConsistentTeacher(config.consistent_teacher, half_size, erase_limit)
         case "csd":
             return CSD(config.csd, half_size, erase_limit)
+        case "pseco":
+            return PseCo(config.pseco, half_size, erase_limit)
         case "soft-teacher":
             return SoftTeacher(config.soft_teacher, half_size, erase_limit)
         case "sed":
