@@ -154,12 +154,13 @@ class FasterRCNN(nn.Module):
         )
         return boxes_of(answers, logits[..., :-1].argmax(dim=-1))
 
-    def loss(self, regions: Regions, targets: Sequence[Targets]) -> dict[str, Tensor]:
+    def loss(self, regions: Regions, targets: Sequence[Targets], focal_gamma: float = 0.0) -> dict[str, Tensor]:
         """Supervised losses of both stages. Anchors and RoIs to learn from are drawn with torch's generator.
 
         Args:
             regions: the first stage's, of the labelled views.
             targets: one an image, in pixels of the same view. Empty ones are fine.
+            focal_gamma: the class loss of a RoI is weighed by (1 - p)^gamma, p the probability of its class.
 
         Returns:
             ``rpn_class``, ``rpn_box``, ``class``, ``box``: scalars.
@@ -170,7 +171,7 @@ class FasterRCNN(nn.Module):
         logits, deltas = self.second_stage(regions, rois)
         label = roi_labels(indices, targets, self.spec.classes)
         number = max(1, len(label))
-        losses["class"] = F.cross_entropy(logits, label, reduction="sum") / number
+        losses["class"] = roi_class_terms(logits, label, focal_gamma).sum() / number
         losses["box"] = roi_box_terms(deltas, rois, indices, targets).sum() / number
         return losses
 
@@ -270,6 +271,16 @@ def roi_labels(indices: Sequence[Tensor], targets: Sequence[Targets], classes: i
     """int64 [all RoIs]: the class of the object that each answers for; ``classes`` for the background."""
     pairs = zip(indices, targets, strict=True)
     return torch.cat([torch.where(index >= 0, padded(t.labels)[index], classes) for index, t in pairs])
+
+
+def roi_class_terms(logits: Tensor, label: Tensor, focal_gamma: float = 0.0) -> Tensor:
+    """Cross-entropy of each RoI, or its focal form (Lin et al., ICCV 2017), float [RoIs].
+
+    Args:
+        logits: float [RoIs, classes + 1], the background last; label: int64 [RoIs].
+    """
+    term = F.cross_entropy(logits, label, reduction="none")
+    return term * (1 - (-term).exp()) ** focal_gamma if focal_gamma else term
 
 
 def roi_box_terms(

@@ -12,7 +12,9 @@ from sedet.methods.method import Method
 from sedet.methods.pseco import PseCo
 from sedet.methods.sed import SED
 from sedet.methods.soft_teacher import SoftTeacher
+from sedet.methods.stac import STAC
 from sedet.methods.supervised import Supervised
+from sedet.methods.unbiased_teacher import UnbiasedTeacher
 
 
 def make_method(config: TrainConfig) -> Method:
@@ -39,6 +41,10 @@ def make_method(config: TrainConfig) -> Method:
             return PseCo(config.pseco, half_size, erase_limit)
         case "soft-teacher":
             return SoftTeacher(config.soft_teacher, half_size, erase_limit)
+        case "stac":
+            return STAC(config.stac, half_size, erase_limit)
+        case "unbiased-teacher":
+            return UnbiasedTeacher(config.unbiased_teacher, half_size, erase_limit)
         case "sed":
             return SED(config.sed, half_size, erase_limit)
     raise ConfigError(f"{config.method} is not there yet")
