@@ -203,6 +203,33 @@ def evaluate(argv: Sequence[str]) -> int:
     return 0
 
 
+def analyze(argv: Sequence[str]) -> int:
+    from sedet.evaluation.analyze_options import AnalyzeOptions
+
+    options = parse(AnalyzeOptions, argv, "sedet analyze")
+    bounded(batch=(options.batch, 1, None))
+
+    from rich.console import Console
+
+    from sedet.evaluation.analysis import analyze as examine
+
+    show_warnings()
+    found = examine(
+        options.detector,
+        options.data,
+        images=options.images,
+        split=options.split,
+        classes=options.classes,
+        out=options.out,
+        batch=options.batch,
+        device=options.device,
+        progress=sys.stderr.isatty(),
+    )
+    Console().print(found.table())
+    print(printable(f"{len(found.files)} files, numbers and plots, written to {options.out}"))
+    return 0
+
+
 def predict(argv: Sequence[str]) -> int:
     options = parse(PredictOptions, argv, "sedet predict")
     bounded(
@@ -314,6 +341,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "check": ("find the problems in your data before training does", check),
     "train": ("train a detector from few labels and a folder of unlabelled images", train),
     "eval": ("judge a detector on labelled data (COCO metrics)", evaluate),
+    "analyze": ("measure what makes a detector's answers poor labels: numbers and plots", analyze),
     "predict": ("find objects in images, folders or globs", predict),
     "compare": ("compare methods on equal terms, with one table", compare),
     "split": ("make a labelled part and a list of unlabelled images from labelled data", split),
