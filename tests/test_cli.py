@@ -20,8 +20,11 @@ import pytest
 from PIL import Image
 
 from sedet import cli, flags, settings
+from sedet.catalog import DETECTORS, METHODS
+from sedet.cli import main
 from sedet.config import SEDConfig, TrainConfig
 from sedet.errors import DataError
+from tests.data.sets import coco
 
 DATA = ["--labeled", "l.json", "--unlabeled", "photos"]
 
@@ -147,7 +150,7 @@ def test_every_setting_is_a_flag() -> None:
         (["--rate", "fast"], "--rate must be a number, not 'fast'"),
         (["--guard", "False"], "--guard takes no value: write --guard or --no-guard"),
         (["--sed.scale", "no"], "--sed.scale takes no value: write --sed.scale or --sed.no-scale"),
-        (["--method", "sedd"], "--method must be one of sed, supervised, dense-teacher, not 'sedd'. Did you mean"),
+        (["--method", "sedd"], "--method must be one of sed, ..., not 'sedd'. Did you mean 'sed'?"),
         (["stray"], "unexpected argument: stray"),
         (["--labeled", "a", "b"], "unexpected 'b' after --labeled a"),
         (["--guard", "b"], "unexpected 'b' after --guard"),
@@ -436,3 +439,23 @@ def test_a_closed_pipe_is_quiet() -> None:
     with os.fdopen(write, "wb") as closed:
         done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(("name", "known"), [("methods", METHODS), ("detectors", DETECTORS)])
+def test_what_there_is_is_listed_a_line_each(
+    name: str, known: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(known)
+    if name == "methods":
+        assert all(line.endswith(f"[{', '.join(METHODS[line.split()[0]].detectors)}]") for line in lines)
+    assert main([name, "--help"]) == 0 and f"sedet {name}" in capsys.readouterr().out
+    assert main([name, "x"]) == 2 and "takes no arguments" in capsys.readouterr().err
+
+
+def test_split_by_shots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = coco(tmp_path / "d", [[(3, [4, 4, 20, 20])], [(3, [4, 4, 20, 20])], [(7, [4, 4, 20, 20])]])
+    assert main(["split", str(file), "--shots", "1", "--out", str(tmp_path / "s")]) == 0
+    assert capsys.readouterr().out.startswith("2 of 3 images labelled")
+    assert main(["split", str(file), "--shots", "0", "--out", str(tmp_path / "t")]) == 2

@@ -119,7 +119,7 @@ def test_one_path_is_a_list_of_one() -> None:
         ({"classes": [True]}, "classes must be text (put it in quotes), not True"),
         ({"classes": {"a": 1}}, "classes must be a list, not {'a': 1}"),
         ({"unlabeled": 3}, "unlabeled must be a list, not 3"),
-        ({"method": "sedd"}, "method must be one of sed, supervised, dense-teacher, not 'sedd'. Did you mean 'sed'?"),
+        ({"method": "sedd"}, "method must be one of sed, ..., not 'sedd'. Did you mean 'sed'?"),
         ({"sed": 3}, "sed must be a group of settings"),
         ({"sed": ViewConfig()}, "sed must be a group of settings"),
         ({"sed": None}, "sed must be a group of settings"),

@@ -8,14 +8,21 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from sedet import api, settings
+from sedet.catalog import DETECTORS, METHODS
 from sedet.config import TrainConfig
 from sedet.errors import ConfigError, SedetError
-from sedet.flags import INLINE, POSITIONAL, parse, scan
+from sedet.flags import parse, scan
+from sedet.options import (
+    CheckOptions,
+    DemoOptions,
+    EvalOptions,
+    PredictOptions,
+    SplitOptions,
+    TrainOptions,
+)
 from sedet.text import printable
 
 USAGE_ERROR, BUG, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
@@ -24,137 +31,6 @@ USAGE_ERROR, BUG, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
 PATH_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR}
 PATH_ERRORS |= {errno.ENAMETOOLONG}
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Train a detector from few labels and a folder of unlabelled images.
-
-    sedet train --labeled data/train.json --unlabeled photos/ --val data/val.json --out runs/first
-    """
-
-    config: str | None = None
-    """YAML file of settings, named as the flags; flags given beside it win."""
-    resume: str | None = None
-    """Continue this run folder as if it had not been interrupted (needs no other flag)."""
-    settings: TrainConfig = field(default_factory=TrainConfig, metadata=INLINE)
-
-
-@dataclass(frozen=True)
-class EvalOptions:
-    """Judge a detector on labelled data: COCO metrics, by size and by class.
-
-    sedet eval runs/first/best.safetensors data/val.json
-    """
-
-    detector: str = field(metadata=POSITIONAL)
-    """Detector file (best.safetensors of a run)."""
-    data: str = field(metadata=POSITIONAL)
-    """Labelled data: COCO JSON, Pascal VOC folder or YOLO data.yaml."""
-    images: str | None = None
-    """Folder of the images, where the annotations' own paths do not lead to them."""
-    split: str = "val"
-    """Part of the data to judge on, where a folder or data.yaml holds several."""
-    classes: tuple[str, ...] = ()
-    """Judge by these classes alone. Default: all."""
-    json: str | None = None
-    """Write the metrics to this JSON file too."""
-    detections: str | None = None
-    """Write the detections to this file: a COCO results list with the data's image and category ids."""
-    batch: int = 8
-    """Images at a time."""
-    device: str = "auto"
-    """auto, cpu, cuda, or mps (untested)."""
-
-
-@dataclass(frozen=True)
-class PredictOptions:
-    """Find objects in images.
-
-    sedet predict runs/first/best.safetensors photos/ --format coco --draw
-    """
-
-    detector: str = field(metadata=POSITIONAL)
-    """Detector file (best.safetensors of a run)."""
-    sources: tuple[str, ...] = field(metadata=POSITIONAL)
-    """Images, folders (recursive), list files (.txt) or globs."""
-    out: str = "predictions"
-    """Folder to write to. Must be new or empty."""
-    format: tuple[Literal["jsonl", "csv", "coco", "yolo"], ...] = ("jsonl",)
-    """How detections are written; one or several."""
-    draw: bool = False
-    """Write the images with their detections drawn, too."""
-    score: float | None = None
-    """Lowest score of a detection that is written. Default: the detector's best on its val images, else 0.3."""
-    max_detections: int = 100
-    """Most detections an image, best first."""
-    batch: int = 8
-    """Images at a time."""
-    device: str = "auto"
-    """auto, cpu, cuda, or mps (untested)."""
-
-
-@dataclass(frozen=True)
-class SplitOptions:
-    """Make a labelled part and a list of unlabelled images from labelled data.
-
-    The parts are seeded and nested: the images of 5 percent are among those of 10 percent.
-
-    sedet split data/train.json --percent 10 --fold 1 --out splits/10-1
-    """
-
-    data: str = field(metadata=POSITIONAL)
-    """Labelled data: COCO JSON, Pascal VOC folder or YOLO data.yaml."""
-    out: str
-    """Folder to write to. Must be new or empty."""
-    percent: float = 10.0
-    """Share of the images that keeps its labels, percent."""
-    fold: int = 1
-    """Which of the independent draws (1, 2, ...)."""
-    seed: int = 0
-    """Base of the draw."""
-    images: str | None = None
-    """Folder of the images, where the annotations' own paths do not lead to them."""
-    split: str = "train"
-    """Part of the data to draw from, where a folder or data.yaml holds several."""
-
-
-@dataclass(frozen=True)
-class CheckOptions:
-    """Find the problems in data before training does. Exit code 0: training would start.
-
-    sedet check data/train.json --unlabeled photos/ --val data/val.json
-    """
-
-    data: str = field(metadata=POSITIONAL)
-    """Labelled data: COCO JSON, Pascal VOC folder or YOLO data.yaml."""
-    unlabeled: tuple[str, ...] = ()
-    """Unlabelled images: folders (recursive), list files (.txt) or globs."""
-    val: str | None = None
-    """Labelled data to judge by."""
-    classes: tuple[str, ...] = ()
-    """Classes to learn, in this order. Default: all."""
-    images: str | None = None
-    """Folder of the labelled images, where the annotations' own paths do not lead to them."""
-    val_images: str | None = None
-    """The same for the validation images."""
-    fast: bool = False
-    """Decode no image: quicker, but finds neither truncated ones nor near-duplicates."""
-
-
-@dataclass(frozen=True)
-class DemoOptions:
-    """Draw a data set, train supervised and SED on it, and show what SED gained. No download.
-
-    sedet demo
-    """
-
-    out: str | None = None
-    """Folder to write to. Must be new or empty. Default: sedet-demo, then sedet-demo-2 and so on."""
-    seed: int = 0
-    """Seed of the scenes and of the trainings."""
-    fast: bool = False
-    """A few steps only, to see that everything works; its scores mean nothing."""
 
 
 def train(argv: Sequence[str]) -> int:
@@ -264,10 +140,13 @@ def split(argv: Sequence[str]) -> int:
     bounded(percent=(options.percent, 0, 100), fold=(options.fold, 1, None), seed=(options.seed, 0, None))
 
     from sedet.data.formats import read_table
-    from sedet.data.split import split_table, write_split
+    from sedet.data.split import split_shots, split_table, write_split
 
     table = read_table(options.data, images=options.images, split=options.split)
-    parts = split_table(table, options.percent, options.fold, options.seed)
+    if options.shots is not None:
+        parts = split_shots(table, options.shots, options.fold, options.seed)
+    else:
+        parts = split_table(table, options.percent, options.fold, options.seed)
     for line in write_split(table, parts, Path(options.out)):
         print(printable(line))
     return 0
@@ -308,6 +187,31 @@ def compare(argv: Sequence[str]) -> int:
     return run(argv)
 
 
+def methods(argv: Sequence[str]) -> int:
+    listing_only("methods", argv)
+    width = max(len(name) for name in METHODS)
+    for name, entry in METHODS.items():
+        print(f"{name:<{width}}  {entry.text} [{', '.join(entry.detectors)}]")
+    return 0
+
+
+def detectors(argv: Sequence[str]) -> int:
+    listing_only("detectors", argv)
+    width = max(len(name) for name in DETECTORS)
+    for name, text in DETECTORS.items():
+        print(f"{name:<{width}}  {text}")
+    return 0
+
+
+def listing_only(name: str, argv: Sequence[str]) -> None:
+    """These commands take no flag but --help, which tells what they do and ends."""
+    if argv and argv[0] in ("-h", "--help"):
+        print(f"usage: sedet {name} [-h]\n\nList the {name} there are, a line each.\n\nsedet {name}")
+        raise SystemExit(0)
+    if argv:
+        raise ConfigError(f"'sedet {name}' takes no arguments, not '{argv[0]}'")
+
+
 def bounded(**flags: tuple[float, float, float | None]) -> None:
     """Check (value, lowest, highest or None) of flags."""
     for name, (value, low, high) in flags.items():
@@ -344,6 +248,8 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "analyze": ("measure what makes a detector's answers poor labels: numbers and plots", analyze),
     "predict": ("find objects in images, folders or globs", predict),
     "compare": ("compare methods on equal terms, with one table", compare),
+    "methods": ("list the methods there are, and the detectors each is defined for", methods),
+    "detectors": ("list the detectors there are", detectors),
     "split": ("make a labelled part and a list of unlabelled images from labelled data", split),
 }
 

@@ -149,7 +149,10 @@ def coerce(key: str, value: object, hint: Any) -> Any:
     if origin is Literal:
         if not isinstance(value, bool) and str(value) in args:
             return str(value)
-        raise _mismatch(key, value, f"one of {', '.join(args)}", nearest(str(value), args))
+        near = nearest(str(value), args)
+        # A long list would bury what was meant; 'sedet methods' and the help have it whole.
+        shown = args if len(args) <= 6 or near is None else (near, "...")
+        raise _mismatch(key, value, f"one of {', '.join(shown)}", near)
     if origin is tuple:
         parts = [value] if isinstance(value, str | os.PathLike) else value
         if isinstance(parts, list | tuple):
