@@ -9,6 +9,7 @@ from sedet.methods.consistent_teacher import ConsistentTeacher
 from sedet.methods.csd import CSD
 from sedet.methods.dense_teacher import DenseTeacher
 from sedet.methods.method import Method
+from sedet.methods.mixpl import MixPL
 from sedet.methods.pseco import PseCo
 from sedet.methods.sed import SED
 from sedet.methods.soft_teacher import SoftTeacher
@@ -37,6 +38,8 @@ def make_method(config: TrainConfig) -> Method:
             return ConsistentTeacher(config.consistent_teacher, half_size, erase_limit)
         case "csd":
             return CSD(config.csd, half_size, erase_limit)
+        case "mixpl":
+            return MixPL(config.mixpl, half_size, erase_limit)
         case "pseco":
             return PseCo(config.pseco, half_size, erase_limit)
         case "soft-teacher":
@@ -47,4 +50,4 @@ def make_method(config: TrainConfig) -> Method:
             return UnbiasedTeacher(config.unbiased_teacher, half_size, erase_limit)
         case "sed":
             return SED(config.sed, half_size, erase_limit)
-    raise ConfigError(f"{config.method} is not there yet")
+    raise AssertionError(config.method)
