@@ -33,7 +33,11 @@ def test_nothing_is_left_open(device: str, labeled: int, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     config = plan.resolve(TrainConfig(labeled="x", unlabeled=("y",)), device, labeled, 640)
     left = {"val", "images", "val_images", "init", "start", "stop", "threads", "ema_decay"}
+    # what another detector or method has of its own
+    left |= {"model.proposals", "model.roi_samples", "mixpl.threshold"}
     assert {name for name, value in plan._flat(config).items() if value is None} == left
+    two_stages = plan.resolve(TrainConfig(detector="faster_rcnn"), device, labeled, 640).model
+    assert two_stages.proposals and two_stages.roi_samples and two_stages.head_convs == 1
     schedule = plan.make_schedule(config)
     assert 0 < schedule.burn_in < schedule.burn_in + schedule.ramp < schedule.steps
     assert 10 <= schedule.steps / schedule.evaluate <= 14

@@ -71,6 +71,7 @@ def localization(facts: Facts, figure: Figure) -> None:
     left.set(title=f"{found['boxes']} pseudo boxes, score ≥ {found['cut']:g}", xlim=(edges[0], 1))
     left.set(xlabel="IoU with the object of their class", ylabel="boxes")
     left.yaxis.get_major_locator().set_params(integer=True)
+    left.set_ylim(0, max(1, 1.08 * max(counts)))
     rows = found["by_score"]
     middle = [(row["from"] + row["to"]) / 2 for row in rows]
     _line(right, middle, [row["mean_iou"] for row in rows], "mean IoU", color=BLUE, marker="o")
@@ -151,6 +152,7 @@ def imbalance(facts: Facts, figure: Figure) -> None:
     right.set_yticks(range(len(names)), [_text(name, 14) for name in names])
     right.invert_yaxis()
     right.margins(x=0.15)
+    right.xaxis.get_major_locator().set_params(integer=True)
     left_out = len(classes) - len(names)
     right.set(title="Classes" + (f" ({left_out} rarer ones not shown)" if left_out else ""), xlabel="objects")
 
@@ -183,6 +185,8 @@ def calibration(facts: Facts, figure: Figure) -> None:
     if any(counts):
         lower.set_yscale("log")
         lower.set_ylim(0.5, max(counts) * 8)
+    else:
+        lower.set_ylim(0, 1)
     lower.set(xlabel="score", ylabel="detections")
     _finish(upper, "upper left")
 
@@ -204,8 +208,8 @@ def errors(facts: Facts, figure: Figure) -> None:
     right.bar_label(bars, ["–" if math.isnan(v) else f"+{v:.1f}" for v in gains], fontsize=8, padding=2)
     ap50 = "–" if math.isnan(found["ap50"]) else f"{found['ap50']:.1f}"
     right.set(title=f"Gain in AP at IoU 0.5 if mended (now {ap50})", xlabel="percent points, all detections")
-    for axes in (left, right):
-        axes.margins(x=0.15)
+    for axes, values in ((left, counts), (right, gains)):
+        axes.set_xlim(0, max(1.0, *(1.15 * v for v in values if not math.isnan(v)), 0.0))
         axes.set_axisbelow(True)
         axes.grid(axis="x", alpha=0.3)
 
