@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dataset", nargs="+", help="coco-people, bccd, vehicles, demo")
     add("--percent", nargs="+", type=float, help="labelled share of the pool; 100 is the ceiling (default 10)")
     add("--fold", nargs="+", type=int, help="which images keep their labels (default 1)")
-    add("--method", nargs="+", help="supervised (the twin), sed")
+    add("--method", nargs="+", help="supervised (the twin), sed, or another of sedet methods")
     add("--variant", nargs="+", help="see benchmarks/plan.py")
     add("--seed", nargs="+", type=int, help="of the training; for the demo of its scenes too (default 0)")
     add("--recipe", nargs="+", help="of benchmarks/recipes.yaml (default cpu)")
