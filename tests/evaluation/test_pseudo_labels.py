@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sedet.data.table import Objects
-from sedet.evaluation.pseudo_labels import SCORES, best_score, pseudo_label_quality
+from sedet.evaluation.pseudo_labels import SCORES, best_score, label_figures, label_sweep, pseudo_label_quality
 
 from .cases import NOTHING, make_detections, make_table, random_case
 
@@ -91,3 +91,18 @@ def test_the_best_score_is_the_best_of_all(seed: int) -> None:
         return 2 * row.precision * row.recall / total if total > 0 else 0.0
 
     assert f1(best) == max(f1(i / 100) for i in range(1, 100))
+
+
+def test_the_figures_of_an_evaluation_by_hand() -> None:
+    table = make_table([Objects.build([[0, 0, 100, 100], [200, 0, 300, 100]], [0, 0])])
+    boxes = [[0, 0, 100, 100], [400, 0, 500, 100], [200, 0, 300, 100], [600, 0, 700, 100], [700, 0, 800, 100]]
+    found = make_detections(boxes, [0.9, 0.6, 0.405, 0.2, 0.2], [0] * 5)
+    assert label_figures(label_sweep(table, [found])) == pytest.approx(
+        {
+            **{"precision_0.5": 1 / 2, "recall_0.5": 1 / 2, "precision_0.7": 1.0, "recall_0.7": 1 / 2},
+            **{"precision_0.9": 1.0, "recall_0.9": 1 / 2},
+            **{"precision_best": 2 / 3, "recall_best": 1.0, "score_best": 0.4},
+        }
+    )
+    nothing = label_figures(label_sweep(table, [NOTHING]))
+    assert math.isnan(nothing["score_best"]) and math.isnan(nothing["precision_0.5"]) and nothing["recall_0.5"] == 0

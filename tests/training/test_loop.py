@@ -93,7 +93,9 @@ def test_keys_and_burn_in(data: Path, tmp_path: Path) -> None:
         assert len(values) == 9
         late = int(row["step"]) > 2
         assert all((value != 0.0) == late for key, value in values.items() if not key.startswith("sup_"))
-    assert [bool(row["teacher_ap"]) for row in table] == [s % 2 == 0 for s in range(1, 9)]
+    judged = [s % 2 == 0 for s in range(1, 9)]
+    assert [bool(row["teacher_ap"]) for row in table] == judged
+    assert [bool(row["labels_precision_0.5"]) for row in table] == judged, "what the teacher's labels are worth"
 
 
 def test_the_teacher_follows_the_student(data: Path, tmp_path: Path) -> None:

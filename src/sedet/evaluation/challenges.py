@@ -23,10 +23,9 @@ from sedet.evaluation.bootstrap import mean_ap
 from sedet.evaluation.coco import COCO_AREA_RANGES, area_bounds
 from sedet.evaluation.matching import ClassRecords, per_image_records
 from sedet.evaluation.pairs import ImagePairs
+from sedet.evaluation.pseudo_labels import HARD
 
 THRESHOLDS = tuple(i / 20 for i in range(1, 20))
-HARD = (0.5, 0.7, 0.9)
-"""Thresholds that hard pseudo labels are usually cut at."""
 PLACED = 0.1
 """A box lies on an object of its class from this IoU on, however badly."""
 WELL = 0.75

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +39,8 @@ class Metrics:
         images, boxes: how many were judged by; crowd and difficult boxes are not counted.
         area_ranges: sides in original pixels that part small, medium and large.
         best_score: the score to cut at for the best F1, where it was looked for.
+        labels: what the detections are worth as labels, where it was asked for: see
+            :func:`sedet.evaluation.pseudo_labels.label_figures`.
     """
 
     ap: float
@@ -53,6 +55,7 @@ class Metrics:
     boxes: int
     area_ranges: tuple[float, float] = COCO_AREA_RANGES
     best_score: float | None = None
+    labels: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: nan becomes None."""
@@ -262,5 +265,5 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 def _empty(table: AnnotationTable, area_ranges: tuple[float, float]) -> Metrics:
     per_class = {name: {"ap": math.nan, "ap50": math.nan, "boxes": 0} for name in table.classes}
-    summary = dict.fromkeys(SUMMARY, math.nan)
+    summary: dict[str, Any] = dict.fromkeys(SUMMARY, math.nan)
     return Metrics(**summary, per_class=per_class, images=len(table), boxes=0, area_ranges=area_ranges)

@@ -14,6 +14,8 @@ from sedet.evaluation.matching import per_image_records
 
 SCORES = tuple(i / 100 for i in range(1, 100))
 """Thresholds that are tried for the best one."""
+HARD = (0.5, 0.7, 0.9)
+"""Thresholds that hard pseudo labels are usually cut at."""
 
 
 class PseudoLabelQuality(NamedTuple):
@@ -70,6 +72,25 @@ def pseudo_label_quality(
     return rows
 
 
+def label_sweep(table: AnnotationTable, detections: Sequence[Detections], iou: float = 0.5) -> list[PseudoLabelQuality]:
+    """Quality at every hundredth of :data:`SCORES`."""
+    # What lies below every threshold is most of the detections, and cannot change what is matched above it.
+    keeps = [d.scores >= SCORES[0] for d in detections]
+    detections = [Detections(d.boxes[k], d.scores[k], d.labels[k]) for d, k in zip(detections, keeps, strict=True)]
+    return pseudo_label_quality(table, detections, SCORES, iou)
+
+
+def best_row(rows: Sequence[PseudoLabelQuality]) -> PseudoLabelQuality | None:
+    """The row with the best F1, the highest threshold of equally good ones; None where nothing right is found."""
+    best, found = 0.0, None
+    for row in rows:
+        if row.precision > 0 and row.recall > 0:  # nan is neither
+            f1 = 2 * row.precision * row.recall / (row.precision + row.recall)
+            if f1 >= best:
+                best, found = f1, row
+    return found
+
+
 def best_score(table: AnnotationTable, detections: Sequence[Detections], iou: float = 0.5) -> float | None:
     """The score to cut at for the best F1 (harmonic mean of precision and recall), over all classes together.
 
@@ -78,13 +99,23 @@ def best_score(table: AnnotationTable, detections: Sequence[Detections], iou: fl
     Returns:
         A score in hundredths, the highest of equally good ones; None where nothing right is found.
     """
-    best, score = 0.0, None
-    # What lies below every threshold is most of the detections, and cannot change what is matched above it.
-    keeps = [d.scores >= SCORES[0] for d in detections]
-    detections = [Detections(d.boxes[k], d.scores[k], d.labels[k]) for d, k in zip(detections, keeps, strict=True)]
-    for row in pseudo_label_quality(table, detections, SCORES, iou):
-        if row.precision > 0 and row.recall > 0:  # nan is neither
-            f1 = 2 * row.precision * row.recall / (row.precision + row.recall)
-            if f1 >= best:
-                best, score = f1, row.threshold
-    return score
+    best = best_row(label_sweep(table, detections, iou))
+    return None if best is None else best.threshold
+
+
+def label_figures(rows: Sequence[PseudoLabelQuality]) -> dict[str, float]:
+    """What is kept of a sweep at each evaluation of a training: the usual hard thresholds, and the best one.
+
+    Returns:
+        ``precision_0.5``, ``recall_0.5`` and the same at 0.7 and 0.9; ``score_best``, ``precision_best`` and
+        ``recall_best`` at the score of the best F1. 0..1; nan where there is nothing to measure by.
+    """
+    at = {row.threshold: row for row in rows}
+    best = best_row(rows)
+    named = {**{f"{t:g}": at[t] for t in HARD}, "best": best}
+    figures = {
+        f"{what}_{name}": math.nan if row is None else float(getattr(row, what))
+        for name, row in named.items()
+        for what in ("precision", "recall")
+    }
+    return {**figures, "score_best": math.nan if best is None else best.threshold}

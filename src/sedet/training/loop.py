@@ -32,7 +32,7 @@ LAST_FILE = "last.pt"
 SAVE_SECONDS = 300.0
 """At the latest after this time a checkpoint is written, whatever the period."""
 SCORES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-"""What of each evaluation goes into metrics.csv."""
+"""What of each evaluation goes into metrics.csv, of teacher and student; and what the teacher's labels are worth."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +207,7 @@ def evaluate(t: Training) -> None:
         note_skipped(t, t.judge.unread, "it is not judged")
         for name, metrics in (("teacher", teacher), ("student", student)):
             scores |= {f"{name}_{key}": getattr(metrics, key) for key in SCORES}
+        scores |= {f"labels_{key}": value for key, value in teacher.labels.items()}
     if ends_burn_in:
         if teacher is not None and student is not None and ap_of(student) > ap_of(teacher):
             t.teacher.copy_from(t.student)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from sedet.evaluation.pseudo_labels import HARD
 from sedet.files import write_atomically
 from sedet.text import printable
 
@@ -114,6 +116,8 @@ class RunLog:
                 f"AP {scores['teacher_ap']:.1f} teacher, {scores['student_ap']:.1f} student  "
                 f"AP50 {scores['teacher_ap50']:.1f}, {scores['student_ap50']:.1f}"
             )
+            if "labels_score_best" in scores:
+                self.note(label_line(scores))
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """metrics.csv, anew: a resumed run leaves no row of the part that is trained again."""
@@ -130,3 +134,18 @@ class RunLog:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def label_line(scores: dict[str, Any]) -> str:
+    """What the teacher's answers on val are worth as labels, in a line."""
+
+    def percent(value: float) -> str:
+        return "–" if math.isnan(value) else f"{100 * value:.0f} %"
+
+    best = scores["labels_score_best"]
+    cuts = {**({} if math.isnan(best) else {f"{best:g} (best F1)": "best"}), **{f"{t:g}": f"{t:g}" for t in HARD}}
+    parts = [
+        f"{percent(scores[f'labels_precision_{key}'])} right, {percent(scores[f'labels_recall_{key}'])} found at {name}"
+        for name, key in cuts.items()
+    ]
+    return "labels of the teacher: " + "; ".join(parts)

@@ -17,7 +17,7 @@ from sedet.detectors.inference import detect
 from sedet.detectors.regions import Detections
 from sedet.errors import ImageError
 from sedet.evaluation.coco import COCO_AREA_RANGES, Metrics, coco_metrics
-from sedet.evaluation.pseudo_labels import best_score
+from sedet.evaluation.pseudo_labels import best_row, label_figures, label_sweep
 from sedet.training.memory import is_out_of_memory
 
 
@@ -70,12 +70,16 @@ class Judge:
         return results
 
     def judge(self, model: Detector, find_score: bool = True) -> Metrics:
-        """Metrics over the images that can be read; ``find_score``: with the score to cut at."""
+        """Metrics over the images that can be read; ``find_score``: with the score to cut at and ``labels``."""
         found = self.detections(model)
         read = [i for i in range(len(self.table)) if i not in self._unread]
         table, judged = self.table.subset(read), [found[i] for i in read]
         metrics = coco_metrics(table, judged, area_ranges=self.area_ranges)
-        return replace(metrics, best_score=best_score(table, judged)) if find_score else metrics
+        if not find_score:
+            return metrics
+        rows = label_sweep(table, judged)
+        best = best_row(rows)
+        return replace(metrics, best_score=best.threshold if best else None, labels=label_figures(rows))
 
     def _batch(self, model: Detector, indices: range) -> Iterator[Detections]:
         images = [self._image(i) for i in indices]
