@@ -2,10 +2,10 @@
 
     python benchmarks/compare.py
 
-Compares SED with each supervised twin, and each variant of SED with SED, wherever both rows and the detections that
-the runner kept are there; writes benchmarks/results/comparisons.json. Comparisons made elsewhere are kept. With several
-seeds or folds the mean difference is drawn: each draw takes one resample of the images for all of them (for the demo,
-whose images differ, one each).
+Compares SED with each supervised twin and each other method, these with the twin, and each variant of SED with SED,
+wherever both rows and the detections that the runner kept are there; writes benchmarks/results/comparisons.json.
+Comparisons made elsewhere are kept. With several seeds or folds the mean difference is drawn: each draw takes one
+resample of the images for all of them (for the demo, whose images differ, one each).
 """
 
 from __future__ import annotations
@@ -51,15 +51,23 @@ def wanted(rows: Sequence[Row]) -> list[tuple[list[Row], list[Row]]]:
         here = select(teachers, **dict(zip(GROUP, group, strict=True)))
         kinds = list(dict.fromkeys((r["method"], r["variant"]) for r in here))
         for method, variant in kinds:
-            if (method, variant) == ("sed", "default"):
-                continue
             other = select(here, method=method, variant=variant)
-            sed = select(here, method="sed", variant="default")
-            runs = [r for r in _runs(sed) if r in _runs(other)]
-            if runs:
-                sed, other = ([_runs(side)[run] for run in runs] for side in (sed, other))
-                pairs.append((other, sed) if method != "sed" else (sed, other))
+            if (method, variant) != ("sed", "default"):
+                first, second = paired(other, select(here, method="sed", variant="default"))
+                if first:
+                    pairs.append((first, second) if method != "sed" else (second, first))
+            if method not in ("sed", "supervised"):
+                first, second = paired(select(here, method="supervised", variant="default"), other)
+                if first:
+                    pairs.append((first, second))
     return pairs
+
+
+def paired(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The rows of the (fold, seed) that both have, in the same order."""
+    a, b = _runs(first), _runs(second)
+    runs = [run for run in a if run in b]
+    return [a[run] for run in runs], [b[run] for run in runs]
 
 
 def _runs(rows: Sequence[Row]) -> dict[tuple[int, int], Row]:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.against import methods_part
 from benchmarks.rows import Row
-from benchmarks.tables import (
+from benchmarks.tables import write_if_changed
+from benchmarks.values import (
     best_twin,
     ceiling_rows,
     cell_rows,
@@ -16,10 +18,10 @@ from benchmarks.tables import (
     gap_share,
     groups,
     interval,
+    pool_size,
     signed,
     spread,
     table,
-    write_if_changed,
 )
 
 
@@ -73,7 +75,7 @@ def readme_parts(results: Sequence[dict[str, Any]], comparisons: Sequence[Any]) 
     if lines:
         headings = ["labelled", "judged on", "labels alone", "SED", "gain [95 %]", "all labels", "of the gap", ""]
         parts["results-table"] = "AP of detectors, COCO's measure:\n\n" + table(headings, lines).rstrip()
-    return parts
+    return parts | methods_part(rows, shown, comparisons)
 
 
 def suite_part(suite: dict[str, Any] | None) -> dict[str, str]:
@@ -91,11 +93,6 @@ def demo_part(run: dict[str, Any] | None) -> dict[str, str]:
         return {}
     minutes, cores = max(1, round(run["seconds"] / 60)), run["machine"]["cores"]
     return {"demo-time": f"It takes about {minutes} minutes on {cores} cores."}
-
-
-def pool_size(rows: Sequence[Row], group: dict[str, Any]) -> str:
-    found = cell_rows(rows, group, method="sed", variant="default")
-    return f"{found[0]['unlabeled_images']:,} images" if found else "the images"
 
 
 def demo_table(rows: Sequence[Row], group: dict[str, Any]) -> str:

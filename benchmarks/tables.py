@@ -11,32 +11,36 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-import numpy as np
-
-from benchmarks.compare import identity, load_comparisons, wanted
+from benchmarks.against import ablation_table, methods_table
+from benchmarks.compare import load_comparisons
 from benchmarks.provenance import ROOT
-from benchmarks.rows import (
-    DEMO_RUN,
-    RESULTS,
-    SUITE,
-    Row,
-    best_variant,
-    load_command,
-    load_results,
-    read_openings,
-    select,
+from benchmarks.rows import DEMO_RUN, RESULTS, SUITE, Row, load_command, load_results, read_openings, select
+from benchmarks.values import (
+    GROUP,
+    HEADINGS,
+    METRICS,
+    best_twin,
+    by_run,
+    ceiling_rows,
+    cell_rows,
+    gain_of,
+    gap,
+    gap_share,
+    groups,
+    heading,
+    interval,
+    signed,
+    spread,
+    table,
 )
 
-GROUP = ("dataset", "recipe", "split", "percent")
-METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-HEADINGS = ("AP", "AP50", "AP75", "small", "medium", "large")
 TITLES = {
     "coco-people": "coco-people, 18 classes",
     "bccd": "bccd, blood cells",
@@ -83,6 +87,7 @@ def render(results: Sequence[dict[str, Any]], comparisons: Sequence[Any], openin
         parts.append(f"## {TITLES[dataset]}\n")
         for group in groups(select(counted, dataset=dataset)):
             parts.append(main_table(counted, group, comparisons))
+            parts.append(methods_table(counted, group, comparisons))
             parts.append(ablation_table(counted, group, comparisons))
         parts.append(class_table(counted, dataset))
         parts.append(curves(results, dataset))
@@ -93,82 +98,7 @@ def render(results: Sequence[dict[str, Any]], comparisons: Sequence[Any], openin
     return "\n".join(part for part in parts if part).rstrip() + "\n"
 
 
-def groups(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """The (data set, recipe, split, percent) below 100 percent, val first."""
-    found = {tuple(r[k] for k in GROUP) for r in rows if r["percent"] < 100}
-    ordered = sorted(found, key=lambda g: (g[0], g[2] != "val", g[1], g[3]))
-    return [dict(zip(GROUP, group, strict=True)) for group in ordered]
-
-
-# --- values -------------------------------------------------------------------------------------------------
-
-
-def by_run(rows: Iterable[Row]) -> dict[tuple[int, int], Row]:
-    return {(r["fold"], r["seed"]): r for r in sorted(rows, key=lambda r: (r["fold"], r["seed"]))}
-
-
-def cell_rows(rows: Sequence[Row], group: dict[str, Any], **what: Any) -> list[Row]:
-    return list(by_run(select(rows, **group, **{"teacher": True, **what})).values())
-
-
-def spread(values: Sequence[float | None], digits: int = 1) -> str:
-    """Mean, with the standard deviation if there are several."""
-    known = [v for v in values if v is not None]
-    if not known:
-        return "–"
-    text = f"{np.mean(known):.{digits}f}"
-    return text + (f" ± {np.std(known, ddof=1):.{digits}f}" if len(known) > 1 else "")
-
-
-def ceiling_rows(rows: Sequence[Row], group: dict[str, Any]) -> list[Row]:
-    """The rows with all labels, at their best length."""
-    top = {**group, "percent": 100.0}
-    best = best_variant(rows, dataset=group["dataset"], recipe=group["recipe"], percent=100.0, method="supervised")
-    found = cell_rows(rows, top, method="supervised", variant=best or "default")
-    return found or cell_rows(rows, top, method="supervised", variant="default")
-
-
-def best_twin(rows: Sequence[Row], group: dict[str, Any]) -> str:
-    """The twin that gains are counted over: the best on dev among those with a row here."""
-    here = {r["variant"] for r in select(rows, **group, method="supervised", teacher=True)}
-    dev = {key: group[key] for key in ("dataset", "recipe", "percent")}
-    usable = [r for r in rows if r["variant"] in here]
-    return best_variant(usable, **dev, method="supervised") or "default"
-
-
-def interval(
-    rows: Sequence[Row], comparisons: Sequence[Any], group: dict[str, Any], first: Any, second: Any, metric: str = "ap"
-) -> str:
-    """The bootstrap interval of a comparison, if it is of just these rows: none beats one of older rows."""
-    asked = {**{k: group[k] for k in GROUP}, "first": list(first), "second": list(second)}
-    for what in (identity(a, b) for a, b in wanted(rows)):
-        if any(what[key] != value for key, value in asked.items()):
-            continue
-        for c in comparisons:
-            if all(c[key] == value for key, value in what.items()):
-                found = c["metrics"][metric]
-                return "" if found is None else f"[{found['low']:+.1f}, {found['high']:+.1f}]"
-    return ""
-
-
-def gain_of(first: Sequence[Row], second: Sequence[Row], key: str = "ap") -> list[float]:
-    """Second minus first for each (fold, seed) that both have."""
-    a, b = by_run(first), by_run(second)
-    return [b[run][key] - a[run][key] for run in a if run in b and None not in (a[run][key], b[run][key])]
-
-
 # --- tables -------------------------------------------------------------------------------------------------
-
-
-def table(headings: Sequence[str], lines: Iterable[Sequence[str]], left: int = 1) -> str:
-    rule = ["---"] * left + ["---:"] * (len(headings) - left)
-    body = [headings, rule, *lines]
-    return "\n".join("| " + " | ".join(str(c) for c in line) + " |" for line in body) + "\n"
-
-
-def heading(group: dict[str, Any]) -> str:
-    where = "its own val images" if group["dataset"] == "demo" else group["split"]
-    return f"{group['percent']:g} % labelled, recipe {group['recipe']}, judged on {where}"
 
 
 def main_table(rows: Sequence[Row], group: dict[str, Any], comparisons: Sequence[Any]) -> str:
@@ -200,30 +130,6 @@ def _variants(rows: Sequence[Row], group: dict[str, Any]) -> set[str]:
     return {r["variant"] for r in select(rows, **group, method="supervised", teacher=True)}
 
 
-def signed(gains: Sequence[float], digits: int = 1) -> str:
-    if not gains:
-        return ""
-    text = f"{np.mean(gains):+.{digits}f}"
-    return text + (f" ± {np.std(gains, ddof=1):.{digits}f}" if len(gains) > 1 else "")
-
-
-def gap_share(twin: Sequence[Row], sed: Sequence[Row], top: Sequence[Row]) -> str:
-    """How much of the way from the twin to the ceiling SED goes, over the runs that all have."""
-    share = gap(twin, sed, top)
-    return "" if share is None else f"{100 * share:.0f} %"
-
-
-def gap(twin: Sequence[Row], sed: Sequence[Row], top: Sequence[Row]) -> float | None:
-    gains = gain_of(twin, sed)
-    if not gains or not top:
-        return None
-    runs = [run for run in by_run(twin) if run in by_run(sed)]
-    low = float(np.mean([by_run(twin)[run]["ap"] for run in runs]))
-    # the ceiling has no folds: its mean over seeds stands for all
-    distance = float(np.mean([r["ap"] for r in top])) - low
-    return float(np.mean(gains)) / distance if distance > 0 else None
-
-
 def verdict(
     rows: Sequence[Row],
     group: dict[str, Any],
@@ -251,51 +157,6 @@ def verdict(
         return text + " **One seed, not conclusive.**\n"
     ahead = sum(g > 0 for g in gains)
     return text + f" Ahead in {ahead} of {len(gains)} runs ({', '.join(f'{g:+.1f}' for g in gains)}).\n"
-
-
-def ablation_table(rows: Sequence[Row], group: dict[str, Any], comparisons: Sequence[Any]) -> str:
-    """SED's variants against SED."""
-    here = select(rows, **group, method="sed", teacher=True)
-    variants = [v for v in dict.fromkeys(r["variant"] for r in here) if v != "default"]
-    default = cell_rows(rows, group, method="sed", variant="default")
-    if not variants or not default:
-        return ""
-    lines = [["SED", *(spread([r[m] for r in default]) for m in METRICS), "", "", str(len(default))]]
-    for variant in variants:
-        found = cell_rows(rows, group, method="sed", variant=variant)
-        low_high = interval(rows, comparisons, group, ("sed", "default"), ("sed", variant))
-        values = [spread([r[m] for r in found]) for m in METRICS]
-        lines.append([ablation_name(found[0]), *values, signed(gain_of(default, found)), low_high, str(len(found))])
-    note = "" if len(default) > 1 else "\n**One seed, not conclusive:** differences within the interval are noise.\n"
-    headings = ["", *HEADINGS, "against SED", "95 %", "runs"]
-    return f"### Ablation: {heading(group)}\n\n" + table(headings, lines) + note
-
-
-def ablation_name(row: Row) -> str:
-    variant = str(row["variant"])
-    names = {
-        "2x": "2 times the updates",
-        "no-scale": "without scale-equivalent distillation",
-        "no-distill": "without self-distillation at full size",
-        "one-size": "teacher at one size only",
-        "reweight-foreground": "weights: the teacher's foreground",
-        "reweight-none": "no weights",
-        "no-reweight": "no weights, mean over all regions",
-        "gamma-2": "weights: the squared discrepancy, class term twice",
-        "box": "with the box and quality terms",
-        "box-one-size": "with these terms, teacher at one size only",
-        "box-smooth-l1": "smooth L1 in place of GIoU",
-        "no-box": "without the box and quality terms",
-        "fast-teacher": "a teacher that follows fast (decay 0.93)",
-        "weak-view": "student sees the weak view",
-        "sharper": "classes sharpened, temperature 0.5",
-        "no-half-labeled": "labels at full size only (own burn-in)",
-    }
-    if variant.startswith("hard-class-"):
-        return f"hard labels over {variant[11:]}, class term alone"
-    if variant.startswith("hard-"):
-        return f"hard labels over {variant[5:]}"
-    return names.get(variant, variant)
 
 
 def class_table(rows: Sequence[Row], dataset: str) -> str:

@@ -102,6 +102,26 @@ def test_intervals_and_openings_are_shown() -> None:
     assert "No rows yet" in render([], [], [])
 
 
+def test_methods_stand_in_one_table_the_best_first() -> None:
+    results = [result(10), result(14, method="sed"), result(30, percent=100.0)]
+    assert "### Methods" not in render(results, [], []), "SED alone is no comparison"
+    results += [result(15, method="mixpl"), result(12, method="stac", seconds=1800.0)]
+    values = {m: {"difference": 4, "low": 1.26, "high": 6.5, "each": [4]} for m in ("ap", "ap50")}
+    of = {r["rows"][0]["method"]: [r["rows"][0]] for r in results if r["rows"][0]["percent"] == 10}
+    made = [
+        {**identity(of["supervised"], of["stac"]), "metrics": values},
+        {**identity(of["stac"], of["sed"]), "metrics": {"ap": {"difference": 2, "low": 0.5, "high": 3.5}}},
+    ]
+    lines = [
+        line for line in render(results, made, []).splitlines() if line.startswith(("| mixpl", "| **sed", "| stac"))
+    ]
+    assert [line.split(" | ")[0] for line in lines] == ["| mixpl", "| **sed**", "| stac"]
+    assert lines[0].split(" | ")[7:11] == ["+5.0", "", "25 %", "-1.0"], "SED is behind it"
+    assert lines[2].split(" | ")[7:12] == ["+2.0", "[+1.3, +6.5]", "10 %", "+2.0 [+0.5, +3.5]", "30"]
+    short = readme_parts(results, made)["methods-table"]
+    assert "| stac | 12.0 | 24.0 | +2.0 [+1.3, +6.5] | 10 % | +2.0 [+0.5, +3.5] | 30 |" in short
+
+
 def test_marks_are_filled_once_and_again() -> None:
     page = "a <!-- generated: time --> b\n\n<!-- generated: table -->\n\nend\n"
     once = fill(page, {"time": "5 min", "table": "| x |", "absent": "y"})

@@ -1,0 +1,129 @@
+"""SED against the other methods, and against itself with a part away or replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.rows import Row, select
+from benchmarks.values import (
+    HEADINGS,
+    METRICS,
+    best_twin,
+    ceiling_rows,
+    cell_rows,
+    gain_of,
+    gap_share,
+    heading,
+    interval,
+    pool_size,
+    signed,
+    spread,
+    table,
+)
+
+SED, TWIN = ("sed", "default"), ("supervised", "default")
+
+
+def methods_lines(rows: Sequence[Row], group: dict[str, Any], comparisons: Sequence[Any]) -> list[list[str]]:
+    """A line a method, the best first, each against the twin and against SED; none if SED stands alone."""
+    here = select(rows, **group, variant="default", teacher=True)
+    rivals = {r["method"] for r in here} - {"sed", "supervised"}
+    twin_rows = cell_rows(rows, group, method="supervised", variant=best_twin(rows, group))
+    sed, top = (cell_rows(rows, group, method="sed", variant="default"), ceiling_rows(rows, group))
+    if not rivals or not sed:
+        return []
+    lines = []
+    for method in ("supervised", "sed", *sorted(rivals)):
+        found = cell_rows(rows, group, method=method, variant="default")
+        if not found:
+            continue
+        lead = "" if method == "sed" else signed(gain_of(found, sed))
+        sure = "" if method == "sed" else interval(rows, comparisons, group, (method, "default"), SED)
+        gained = method != "supervised"
+        lines.append(
+            [
+                f"**{method}**" if method == "sed" else method,
+                *(spread([r[m] for r in found]) for m in METRICS),
+                signed(gain_of(twin_rows, found)) if gained else "",
+                interval(rows, comparisons, group, TWIN, (method, "default")) if gained else "",
+                gap_share(twin_rows, found, top) if gained else "",
+                f"{lead} {sure}".strip(),
+                spread([r["seconds"] / 60 for r in found], 0),
+                str(found[0]["trials"]),
+                str(len(found)),
+            ]
+        )
+    return sorted(lines, key=lambda line: -float(line[1].split()[0]))
+
+
+def methods_table(rows: Sequence[Row], group: dict[str, Any], comparisons: Sequence[Any]) -> str:
+    """The methods on the same labels, detector, burn-in and schedule."""
+    lines = methods_lines(rows, group, comparisons)
+    if not lines:
+        return ""
+    headings = ["", *HEADINGS, "gain", "95 %", "of the gap", "SED's lead", "minutes", "trials", "runs"]
+    note = (
+        "\nOne burn-in, detector, schedule, batch and evaluator for all. The other methods have the settings of their "
+        "publications; SED's were chosen on dev (trials), so its place is not owed to the method alone.\n"
+    )
+    few = "" if all(line[-1] != "1" for line in lines) else "**One seed, not conclusive.**\n"
+    return f"### Methods: {heading(group)}\n\n" + table(headings, lines) + note + few
+
+
+def methods_part(rows: Sequence[Row], shown: Sequence[dict[str, Any]], comparisons: Sequence[Any]) -> dict[str, str]:
+    """The methods' table for README.md: the essential columns of each group that has rivals."""
+    parts = []
+    for group in shown:
+        lines = methods_lines(rows, group, comparisons)
+        if lines:
+            picked = [[*line[:3], f"{line[7]} {line[8]}".strip(), *line[9:12]] for line in lines]
+            headings = ["", "AP", "AP50", "gain [95 %]", "of the gap", "SED's lead [95 %]", "minutes"]
+            title = f"{group['dataset']}, {group['percent']:g} % of {pool_size(rows, group)}, {group['split']}:"
+            parts.append(f"{title}\n\n{table(headings, picked)}")
+    return {"methods-table": "\n".join(parts).rstrip()} if parts else {}
+
+
+def ablation_table(rows: Sequence[Row], group: dict[str, Any], comparisons: Sequence[Any]) -> str:
+    """SED's variants against SED."""
+    here = select(rows, **group, method="sed", teacher=True)
+    variants = [v for v in dict.fromkeys(r["variant"] for r in here) if v != "default"]
+    default = cell_rows(rows, group, method="sed", variant="default")
+    if not variants or not default:
+        return ""
+    lines = [["SED", *(spread([r[m] for r in default]) for m in METRICS), "", "", str(len(default))]]
+    for variant in variants:
+        found = cell_rows(rows, group, method="sed", variant=variant)
+        low_high = interval(rows, comparisons, group, ("sed", "default"), ("sed", variant))
+        values = [spread([r[m] for r in found]) for m in METRICS]
+        lines.append([ablation_name(found[0]), *values, signed(gain_of(default, found)), low_high, str(len(found))])
+    note = "" if len(default) > 1 else "\n**One seed, not conclusive:** differences within the interval are noise.\n"
+    headings = ["", *HEADINGS, "against SED", "95 %", "runs"]
+    return f"### Ablation: {heading(group)}\n\n" + table(headings, lines) + note
+
+
+def ablation_name(row: Row) -> str:
+    variant = str(row["variant"])
+    names = {
+        "2x": "2 times the updates",
+        "no-scale": "without scale-equivalent distillation",
+        "no-distill": "without self-distillation at full size",
+        "one-size": "teacher at one size only",
+        "reweight-foreground": "weights: the teacher's foreground",
+        "reweight-none": "no weights",
+        "no-reweight": "no weights, mean over all regions",
+        "gamma-2": "weights: the squared discrepancy, class term twice",
+        "box": "with the box and quality terms",
+        "box-one-size": "with these terms, teacher at one size only",
+        "box-smooth-l1": "smooth L1 in place of GIoU",
+        "no-box": "without the box and quality terms",
+        "fast-teacher": "a teacher that follows fast (decay 0.93)",
+        "weak-view": "student sees the weak view",
+        "sharper": "classes sharpened, temperature 0.5",
+        "no-half-labeled": "labels at full size only (own burn-in)",
+    }
+    if variant.startswith("hard-class-"):
+        return f"hard labels over {variant[11:]}, class term alone"
+    if variant.startswith("hard-"):
+        return f"hard labels over {variant[5:]}"
+    return names.get(variant, variant)
