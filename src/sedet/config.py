@@ -67,6 +67,10 @@ class SEDConfig:
     """Scale-equivalent distillation: the student's half-size view learns them too."""
     three_sizes: bool = True
     """The teacher looks at the weak view at half and double size too, and its answers are joined."""
+    class_share: float = 0.5
+    """How much of the joined class scores is the other size's (0..1; 0.5: the mean of both)."""
+    box_share: float = 1.0
+    """How much of the other size's box enters where both agree (0..1; 1: their mean by confidence, 0: none)."""
     student_view: Literal["strong", "weak"] = "strong"
     """The unlabelled view the student learns from; weak: the teacher's own (faster on short schedules)."""
     reweight: Literal["discrepancy", "foreground", "none"] = "discrepancy"

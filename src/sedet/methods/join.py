@@ -20,13 +20,15 @@ AGREEMENT, SURER = 0.6, 1.5
 
 
 @torch.no_grad()
-def join_sizes(full: Regions, double: Regions, half: Regions) -> Regions:
+def join_sizes(
+    full: Regions, double: Regions, half: Regions, class_share: float = 0.5, box_share: float = 1.0
+) -> Regions:
     """The teacher's answers on the weak view at full, double and half size, joined on the full view's regions.
 
     Every region is judged at two sizes. Small objects, those of the lowest level P_3, are seen better at double size:
     there their region is the one of P_4 with the same grid, or one of the four of P_3 in it, whichever is the most
     confident. All larger ones are seen once more at half size, one level lower, as the scale part pairs them.
-    Class scores are the mean of both sizes. Boxes (and quality) that agree are averaged, weighted by the best class
+    Class scores are a mean of both sizes. Boxes (and quality) that agree are averaged, weighted by the best class
     score, so that both place the box better than either; the mean of two that disagree would be neither, so there the
     full view's stays unless the other size is clearly surer (our design; docs/decisions.md). A detector whose answers
     are the same at all sizes is left as it is, unless a finer cell of the double view is surer.
@@ -35,6 +37,8 @@ def join_sizes(full: Regions, double: Regions, half: Regions) -> Regions:
         full: regions of levels P3..P7.
         double: of the same view at double size and the same levels.
         half: of the same view at half size, levels P2..P6.
+        class_share: weight of the other size's class scores, 0..1; the full view's have the rest.
+        box_share: how far boxes that agree go from the full view's towards their mean by confidence, 0..1.
     """
     logits, boxes, quality = half.logits.clone(), half.boxes * 2, half.quality
     quality = None if quality is None else quality.clone()
@@ -55,16 +59,24 @@ def join_sizes(full: Regions, double: Regions, half: Regions) -> Regions:
         quality[:, here] = double.quality[image, chosen]
 
     p_full, p_other = full.logits.sigmoid(), logits.sigmoid()
-    share = share_of_other(full.boxes, boxes, p_full.amax(dim=-1), p_other.amax(dim=-1))
+    share = share_of_other(full.boxes, boxes, p_full.amax(dim=-1), p_other.amax(dim=-1), box_share)
     boxes = torch.lerp(full.boxes, boxes, share[..., None])
     if quality is not None and full.quality is not None:
         quality = torch.lerp(full.quality, quality, share)
-    return replace(full, logits=((p_full + p_other) / 2).logit(eps=1e-6), boxes=boxes, quality=quality, deltas=None)
+    mean = torch.lerp(p_full, p_other, class_share)
+    return replace(full, logits=mean.logit(eps=1e-6), boxes=boxes, quality=quality, deltas=None)
 
 
 @torch.no_grad()
 def join_rois(
-    teacher: FasterRCNN, full: Regions, double: Regions, half: Regions, rois: Tensor, valid: Tensor
+    teacher: FasterRCNN,
+    full: Regions,
+    double: Regions,
+    half: Regions,
+    rois: Tensor,
+    valid: Tensor,
+    class_share: float = 0.5,
+    box_share: float = 1.0,
 ) -> Regions:
     """The second stage's answers at given RoIs of the full view, joined as those of dense detectors are.
 
@@ -73,28 +85,32 @@ def join_rois(
     Args:
         full, double, half: the first stage's regions of the view at each size.
         rois: float [batch, n, 4], xyxy pixels of the full view; valid: bool [batch, n].
+        class_share, box_share: as for :func:`join_sizes`.
     """
     here, twice = teacher.look(full, rois, valid), teacher.look(double, 2 * rois, valid)
     small = teacher.look(half, rois / 2, valid)
     low = (here.strides == full.strides.min())[..., None]
     p_full, p_other = here.scores(), torch.where(low, twice.scores(), small.scores())
-    nothing = (2 - p_full.sum(dim=-1) - p_other.sum(dim=-1)) / 2
-    mean = torch.cat([(p_full + p_other) / 2, nothing[..., None]], dim=-1)
+    mean = torch.lerp(p_full, p_other, class_share)
+    mean = torch.cat([mean, 1 - mean.sum(dim=-1, keepdim=True)], dim=-1)
     best = mean[..., :-1].argmax(dim=-1)
     here, twice, small = (boxes_of(answers, best) for answers in (here, twice, small))
     boxes = torch.where(low, twice.boxes / 2, small.boxes * 2)
-    share = share_of_other(here.boxes, boxes, p_full.amax(dim=-1), p_other.amax(dim=-1))
+    share = share_of_other(here.boxes, boxes, p_full.amax(dim=-1), p_other.amax(dim=-1), box_share)
     return replace(here, logits=mean.clamp(min=1e-6).log(), boxes=torch.lerp(here.boxes, boxes, share[..., None]))
 
 
-def share_of_other(full: Tensor, other: Tensor, sure_full: Tensor, sure_other: Tensor) -> Tensor:
+def share_of_other(
+    full: Tensor, other: Tensor, sure_full: Tensor, sure_other: Tensor, box_share: float = 1.0
+) -> Tensor:
     """How much of the other size's box enters, float [...] in 0..1: see :func:`join_sizes`.
 
     Args:
         full, other: boxes of both sizes, float [..., 4], in the same pixels.
         sure_full, sure_other: each one's best class score, float [...].
+        box_share: factor where both agree.
     """
-    share = sure_other / (sure_full + sure_other).clamp(min=1e-12)
+    share = box_share * sure_other / (sure_full + sure_other).clamp(min=1e-12)
     agree = paired_iou(full, other) > AGREEMENT
     return torch.where(agree, share, (sure_other > SURER * sure_full).to(share.dtype))
 

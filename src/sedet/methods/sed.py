@@ -107,7 +107,7 @@ class SED(Method):
         if config.scale and half is not None:
             start = count if self.half_size else 0
             views.append(("scale", half.images(slice(start, None)), weight * config.scale_weight))
-        answer, second = teacher_answers(teacher, unlabeled)
+        answer, second = teacher_answers(teacher, unlabeled, config)
         if config.targets == "hard":
             labels = pseudo_labels(teacher, answer, unlabeled, config.threshold, self.erase_limit)
         else:
@@ -135,22 +135,22 @@ class SED(Method):
 
 
 @torch.no_grad()
-def teacher_answers(teacher: Detector, batch: Batch) -> tuple[Regions, Regions | None]:
+def teacher_answers(teacher: Detector, batch: Batch, config: SEDConfig) -> tuple[Regions, Regions | None]:
     """The teacher's answers on the weak view, joined over the sizes the batch has: all regions, and RoIs if any."""
     assert batch.weak is not None
     full = teacher(pixels(batch.weak), batch.content)
-    answer, sizes = full, None
+    answer, sizes, shares = full, None, (config.class_share, config.box_share)
     if batch.weak_double is not None:
         assert batch.weak_half is not None
         double = teacher(pixels(batch.weak_double), 2 * batch.content)
         half = teacher(pixels(batch.weak_half), batch.content // 2, HALF_LEVELS)
-        answer, sizes = join_sizes(full, double, half), (double, half)
+        answer, sizes = join_sizes(full, double, half, *shares), (double, half)
     if not isinstance(teacher, FasterRCNN):
         return answer, None
     rois, valid = teacher.propose(answer)
     if sizes is None:
         return answer, teacher.look(full, rois, valid)
-    return answer, join_rois(teacher, full, *sizes, rois, valid)
+    return answer, join_rois(teacher, full, *sizes, rois, valid, *shares)
 
 
 @dataclass(frozen=True, slots=True)
