@@ -35,7 +35,8 @@ from sedet.settings import load_config
 from sedet.training.checkpoint import load_checkpoint
 from sedet.training.loop import BURN_IN_FILE
 
-NAMES = ("half", "full", "double", "joined")
+SHARES = tuple((classes, boxes) for classes in (0.0, 0.25, 0.5) for boxes in (0.0, 0.5, 1.0))
+"""Of the other size's classes and boxes in the joined answer."""
 
 
 def look(run: Path) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def by_size(model: Detector, classes: tuple[str, ...], config: TrainConfig) -> d
     assert config.val is not None and config.image_size
     model.eval()
     table, size = align_classes(read_table(config.val, config.val_images, "val"), classes), config.image_size
-    found: dict[str, list[Detections]] = {name: [] for name in NAMES}
+    found: dict[str, list[Detections]] = {}
     for start in range(0, len(table), 16):
         entries = table.images[start : start + 16]
         images = [read_image(entry.path, use_exif=entry.use_exif, max_side=2 * size) for entry in entries]
@@ -66,21 +67,21 @@ def by_size(model: Detector, classes: tuple[str, ...], config: TrainConfig) -> d
         small = torch.nn.functional.interpolate(pixels(stacked), scale_factor=0.5, mode="bilinear", antialias=True)
         full, double = model(pixels(stacked), content), model(pixels(twice), 2 * content)
         half = model(small, content // 2, HALF_LEVELS)
-        joined = join_sizes(full, double, half)
-        for name, regions, scale in (
-            ("half", half, 0.5),
-            ("full", full, 1.0),
-            ("double", double, 2.0),
-            ("joined", joined, 1.0),
-        ):
+        answers = {"half": (half, 0.5), "full": (full, 1.0), "double": (double, 2.0)}
+        for classes_share, box_share in SHARES:
+            joined = join_sizes(full, double, half, classes_share, box_share)
+            answers[f"joined, classes {classes_share:g}, boxes {box_share:g}"] = joined, 1.0
+        for name, (regions, scale) in answers.items():
             inside = (content * scale).long()
             for one, view, entry in zip(model.detect(regions, inside), views, entries, strict=True):
-                found[name].append(replace(one, boxes=one.boxes * (entry.width / (scale * view.width))))
+                boxes = one.boxes * (entry.width / (scale * view.width))
+                found.setdefault(name, []).append(replace(one, boxes=boxes))
     result: dict[str, Any] = {}
-    for name in NAMES:
-        m = coco_metrics(table, found[name], area_ranges=AREA_RANGES)
+    for name, answers_of in found.items():
+        m = coco_metrics(table, answers_of, area_ranges=AREA_RANGES)
         keys = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
         result[name] = {key: round(float(getattr(m, key)), 1) for key in keys}
+        result[name]["classes"] = {c: round(v["ap"], 1) for c, v in m.per_class.items()} if len(classes) < 9 else {}
     return result
 
 

@@ -196,6 +196,27 @@ def test_a_large_object_is_judged_at_half_size_too() -> None:
     assert join_sizes(full, double, half).boxes[0, region].tolist() == [10.0, 10.0, 50.0, 50.0]
 
 
+@pytest.mark.parametrize(("classes", "boxes"), [(0.0, 0.0), (0.25, 0.5), (1.0, 1.0)])
+def test_shares_by_hand(classes: float, boxes: float) -> None:
+    full, double, half = three(64, 1)
+    for view in (full, double, half):
+        view.logits.fill_(-4.0)
+    region, other = (int(i) for i in (full.strides == 16).nonzero()[:2])
+    full.logits[0, region], half.logits[0, region] = 1.0, 2.0
+    full.boxes[0, region] = torch.tensor([0.0, 0.0, 40.0, 40.0])
+    half.boxes[0, region] = torch.tensor([1.0, 1.0, 21.0, 21.0])  # agrees: moved by 2 of 40 px
+    half.logits[0, other] = 0.0
+    full.boxes[0, other] = torch.tensor([0.0, 0.0, 40.0, 40.0])
+    half.boxes[0, other] = torch.tensor([5.0, 5.0, 25.0, 25.0])  # disagrees, and is clearly surer: taken whole
+    joined = join_sizes(full, double, half, classes, boxes)
+    first, second = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-2))
+    score = float(joined.logits[0, region, 0].sigmoid())
+    assert score == pytest.approx((1 - classes) * first + classes * second, abs=1e-5)
+    moved = 2.0 * boxes * second / (first + second)
+    assert joined.boxes[0, region].tolist() == pytest.approx([moved, moved, 40 + moved, 40 + moved], abs=1e-4)
+    assert joined.boxes[0, other].tolist() == pytest.approx([10.0, 10.0, 50.0, 50.0], abs=1e-4)
+
+
 def test_iou_pair_by_pair() -> None:
     a = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 4.0, 4.0]])
     b = torch.tensor([[5.0, 0.0, 15.0, 10.0], [20.0, 20.0, 30.0, 30.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 4.0, 4.0]])
