@@ -48,7 +48,7 @@ images, of the last teacher. One seed each.
 """
 
 
-def measure(cell: Cell, data: Path, work: Path, results: Path, device: str) -> dict[str, Any]:
+def measure(cell: Cell, commit: str, data: Path, work: Path, results: Path, device: str) -> dict[str, Any]:
     """The analysis of a cell's teacher, with where it comes from.
 
     Raises:
@@ -66,11 +66,10 @@ def measure(cell: Cell, data: Path, work: Path, results: Path, device: str) -> d
         raise ConfigError(
             f"{file} has AP {facts['ap']:.2f}, its row {row['ap']:.2f}: it is not the detector of the row"
         )
-    where = provenance(data)
     return {
         "cell": {key: row[key] for key in ("dataset", "percent", "fold", "seed", "recipe", "method", "variant")},
         "config_id": result["config_id"],
-        "commit": where.commit,
+        "commit": commit,
         "row_commit": row["commit"],
         "versions": versions(),
         "machine": machine(device),
@@ -268,10 +267,13 @@ def main() -> int:
     options = parser.parse_args()
     try:
         if options.what == "measure":
+            commit = provenance(options.data.resolve()).commit  # before the first file changes the tree
             for name in options.methods:
                 method, variant = ("sed", name) if name.startswith("hard-") else (name, "default")
                 cell = Cell(options.dataset, options.percent, 1, method, variant, 0, options.recipe)
-                found = measure(cell, options.data.resolve(), options.work.resolve(), options.results, options.device)
+                found = measure(
+                    cell, commit, options.data.resolve(), options.work.resolve(), options.results, options.device
+                )
                 write_json(ANALYSIS / f"{cell.run_name}.json", found)
                 print(f"{cell.run_name}: AP {found['facts']['ap']:.1f}", flush=True)
     except SedetError as error:
