@@ -238,7 +238,7 @@ def draw(analyses: Sequence[dict[str, Any]], out: Path) -> None:
                 ax.set_xscale("log")
                 ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
                 ax.xaxis.set_minor_formatter(lambda value, _: "")
-            axes[0][0].legend(frameon=False, fontsize=8)
+            axes[0][1].legend(frameon=False, fontsize=8, loc="upper left")
             out.mkdir(parents=True, exist_ok=True)
             figure.savefig(out / picture_name(group), metadata={"Date": None, "Creator": None})
             plt.close(figure)

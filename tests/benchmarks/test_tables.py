@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import challenges
 from benchmarks.compare import identity, load_comparisons
 from benchmarks.pages import demo_part, fill, readme_parts, suite_part
 from benchmarks.rows import (
@@ -159,3 +160,26 @@ def test_a_suite_measured_on_a_changed_tree_does_not_count(tmp_path: Path) -> No
     assert load_command("suite.json", tmp_path) is None and load_results(tmp_path) == []
     (tmp_path / SUITE).write_text(json.dumps({"commit": COMMIT}))
     assert load_command("suite.json", tmp_path) == {"commit": COMMIT}
+
+
+def test_the_challenges_page_is_up_to_date() -> None:
+    text = challenges.render(challenges.load_analyses())
+    assert (ROOT / "docs" / "challenges.md").read_text(encoding="utf-8") == text, "run: python benchmarks/challenges.py"
+
+
+def test_what_is_said_of_the_challenges_follows_from_the_numbers() -> None:
+    def facts(lost: float, iou: float | None, difference: float) -> dict[str, Any]:
+        return {
+            "false_negatives": {"thresholds": [0.3, 0.5], "lost": {"all": [0.0, lost]}},
+            "localization": {"mean_iou": iou},
+            "consistency": {"all": {"difference": difference, "iou": 0.8}},
+            "calibration": {"from_cut": {"ece": 0.1}},
+        }
+
+    said = challenges.reading({"twin": facts(0.4, 0.7, 0.2), "SED": facts(0.3, 0.6, 0.2)})
+    assert said == ("- Against *twin*, SED has: fewer objects lost at 0.5. Not: boxes that lie better.\n"), (
+        "what is equal is neither"
+    )
+    unknown = challenges.reading({"twin": facts(0.4, None, 0.2), "SED": facts(0.5, 0.6, 0.1)})
+    assert "lie better" not in unknown and "Not: fewer objects lost at 0.5" in unknown
+    assert challenges.reading({"twin": facts(0.4, 0.7, 0.2)}) == ""
