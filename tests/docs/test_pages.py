@@ -1,0 +1,151 @@
+"""What README and the documentation tell a user to type is typed here, and what is made from the code is compared."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from sedet import api, cli
+from sedet.config import ModelConfig, TrainConfig
+from sedet.settings import from_dict
+from sedet.training.pictures import Album
+from tests.training import runs
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+ELSEWHERE = ("git clone", "make demo", "make test", "pip install")
+"""Lines that are tested by continuous integration itself."""
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for kind, text in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == language]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of each command of a page, comments left out."""
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder as the pages speak of it, and trainings of moments whatever they are told."""
+    config = runs.data(tmp_path / "made", labeled=14)
+    (tmp_path / "data").mkdir()
+    for name, source in (("train", "labeled"), ("all", "labeled"), ("val", "val"), ("test", "val")):
+        shutil.copytree(tmp_path / "made" / source, tmp_path / "data" / name)
+        found = json.loads((tmp_path / "data" / name / "labels.json").read_text())
+        for image in found["images"]:
+            image["file_name"] = f"{name}/{image['file_name']}"
+        (tmp_path / "data" / f"{name}.json").write_text(json.dumps(found))
+    for name in ("photos", "new-photos", "more-photos"):
+        shutil.copytree(tmp_path / "made" / "unlabeled", tmp_path / name)
+    image = next(path for path in (tmp_path / "photos").rglob("*.*"))
+    Image.open(image).convert("RGB").save(tmp_path / "street.jpg")
+
+    def quick(found: TrainConfig) -> TrainConfig:
+        small: dict[str, Any] = {
+            key: getattr(config, key) for key in ("weights", "image_size", "batch", "steps", "device")
+        }
+        small |= {"backbone": "lcnet_035", "burn_in": 0.5, "eval_every": 2, "threads": 1, "workers": 0}
+        return replace(complete(found), **small, model=ModelConfig(neck_channels=8, head_convs=1), init=None)
+
+    complete = api.complete
+    monkeypatch.setattr(api, "complete", quick)
+    for name in ("watch", "finish"):  # pictures take most of the time of a training this small
+        monkeypatch.setattr(Album, name, lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+
+
+def test_there_is_something_to_type() -> None:
+    """The pattern finds the blocks: without this, a change of style would leave every test below without work."""
+    assert len(commands(ROOT / "README.md")) > 8 and len(commands(ROOT / "docs" / "index.md")) > 5
+    assert sum(len(blocks(page, "python")) for page in PAGES) >= 2
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_runs(page: Path, place: Path) -> None:
+    for block in blocks(page, "yaml"):
+        (place / "my.yaml").write_text(block)
+    for words in commands(page):
+        typed = " ".join(words)
+        if typed.startswith(ELSEWHERE) or "--help" in words:
+            continue
+        assert words[0] == "sedet", f"{page.name} tells to type '{typed}': run it here or name it in ELSEWHERE"
+        needed = [run for run in re.findall(r"runs/[\w-]+(?=/best)|(?<=--resume )runs/[\w-]+", typed) if run]
+        for run in needed:  # made by another page, or by a command that a reader has run before
+            if not (place / run).exists():
+                train(run)
+        if words[1] in ("train", "predict") and not {"--resume", "--config"} & set(words):
+            usual = {"train": "runs/sedet", "predict": "predictions"}[words[1]]
+            out = words[words.index("--out") + 1] if "--out" in words else usual
+            shutil.rmtree(place / out, ignore_errors=True)  # said twice on one page: the reader takes one of them
+        # The trainings of a comparison are tested with it.
+        assert cli.main([*words[1:], *(["--list"] if words[1] == "compare" else [])]) == 0, f"{page.name}: {typed}"
+
+
+def train(out: str) -> None:
+    flags = {"--labeled": "data/train.json", "--unlabeled": "photos/", "--val": "data/val.json", "--out": out}
+    assert cli.main(["train", *(word for pair in flags.items() for word in pair)]) == 0
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+def test_every_python_block_runs(page: Path, place: Path) -> None:
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), {})
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")], ids=lambda page: page.stem)
+def test_every_yaml_block_is_a_config(page: Path) -> None:
+    for block in blocks(page, "yaml"):
+        from_dict(yaml.safe_load(block))  # an unknown key or a wrong value is an error
+
+
+def maker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_reference", ROOT / "docs" / "reference.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_is_made_from_the_code_is_up_to_date() -> None:
+    made = maker()
+    for name, make in made.PAGES.items():
+        assert (ROOT / "docs" / name).read_text(encoding="utf-8") == make(), "run: python docs/reference.py"
+    assert set(made.OPTIONS) == set(cli.COMMANDS), "a command is missing from the reference"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site")]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=quiet)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
+    assert "sedet.api.train" in text and "What came of it" in text, "the docstrings are in it"
