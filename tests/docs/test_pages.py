@@ -27,10 +27,10 @@ from sedet.training.pictures import Album
 from tests.training import runs
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
-ELSEWHERE = ("git clone", "make demo", "make test", "pip install")
+ELSEWHERE = ("git clone", "make demo", "make test", "make lint", "pip install")
 """Lines that are tested by continuous integration itself."""
 
 
