@@ -39,7 +39,8 @@ class Method:
     """One training method. Its losses are weighted: their sum is what is minimised.
 
     The same keys come at every step and on every process. What a method remembers from step to step lies in ``state``
-    and is kept in checkpoints; each process has its own.
+    and is kept in checkpoints. Each process remembers what it saw; a checkpoint holds the first process's memory, and
+    after a resume all go on from that one (scores and mixing partners of the same data: no state that must agree).
 
     Attributes:
         uses_unlabeled: whether it is given unlabelled batches after the burn-in.
