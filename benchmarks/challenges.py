@@ -42,7 +42,7 @@ INTRO = """# The four challenges
 
 Learning from a detector's own answers is hard for four reasons: objects that get no label, boxes that lie badly,
 objects of all sizes, and background that outnumbers objects. Here each is measured on detectors that share labels,
-burn-in, schedule and evaluator: one trained on the labels alone, one with SED, and on hard pseudo labels where measured. Made
+burn-in, schedule and evaluator: trained on the labels alone, with SED, and where measured on hard pseudo labels. Made
 by `python benchmarks/challenges.py` from `benchmarks/analysis/*.json`; the figures are those of `sedet analyze`, on dev
 images, of the last teacher. One seed each.
 """
