@@ -297,6 +297,8 @@ class TrainConfig:
     """Ship the best teacher on val, nothing below the labels alone or the detector of init. Off: the last teacher."""
     patience: int = 0
     """Stop after this many evaluations without a better teacher; 0 never does."""
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Metrics to TensorBoard, Weights & Biases (offline) or MLflow too, besides metrics.csv; one or several."""
     start: str | None = None
     """Start from the end of this run's burn-in (for comparisons that share one)."""
     stop: int | None = None

@@ -199,7 +199,7 @@ def validate(config: TrainConfig) -> TrainConfig:
     Raises:
         ConfigError: names the setting, its value and what is allowed.
     """
-    values = dict(_flat(config))
+    values = dict(flat(config))
     ranges: list[tuple[str, str, Callable[[float], bool]]] = [
         (SHARES, "from 0 to 1", lambda v: 0 <= v <= 1),
         (POSITIVE, "above 0", lambda v: v > 0),
@@ -225,11 +225,12 @@ def validate(config: TrainConfig) -> TrainConfig:
     return config
 
 
-def _flat(config: DataclassInstance, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(config: DataclassInstance, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of a tree: its dotted name and its value."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if is_group(type(value)):
-            yield from _flat(value, f"{prefix}{field.name}.")
+            yield from flat(value, f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, value
 

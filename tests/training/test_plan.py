@@ -15,7 +15,7 @@ from sedet.detectors.build import build_detector
 from sedet.detectors.file import save_detector
 from sedet.detectors.warm_start import read_warm_start
 from sedet.errors import ConfigError, SedetError, TrainingError
-from sedet.settings import load_config, save_config, validate
+from sedet.settings import flat, load_config, save_config, validate
 from sedet.training import plan, probe
 from sedet.training.checkpoint import load_checkpoint
 from sedet.training.inputs import absolute_paths, read_data
@@ -35,7 +35,7 @@ def test_nothing_is_left_open(device: str, labeled: int, monkeypatch: pytest.Mon
     left = {"val", "images", "val_images", "init", "start", "stop", "threads", "ema_decay"}
     # what another detector or method has of its own
     left |= {"model.proposals", "model.roi_samples", "mixpl.threshold"}
-    assert {name for name, value in plan._flat(config).items() if value is None} == left
+    assert {name for name, value in flat(config) if value is None} == left
     two_stages = plan.resolve(TrainConfig(detector="faster_rcnn"), device, labeled, 640).model
     assert two_stages.proposals and two_stages.roi_samples and two_stages.head_convs == 1
     schedule = plan.make_schedule(config)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import textwrap
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from sedet.detectors.backbones import DEFAULT_CPU, DEFAULT_GPU
 from sedet.detectors.build import Detector
 from sedet.detectors.warm_start import WarmStart, complete_settings, shared_classes
 from sedet.errors import ConfigError
-from sedet.settings import load_config
+from sedet.settings import flat, load_config
 from sedet.training.inputs import TrainingData, absolute_paths
 from sedet.training.loop import Schedule
 from sedet.training.optimizer import warmup_updates
@@ -194,7 +193,7 @@ def check_start(config: TrainConfig, run: Path) -> TrainConfig:
     if not saved.is_file():
         raise ConfigError(f"start: {run} is not a run folder: it has no config.yaml")
     theirs = load_config(saved)
-    mine, other = _flat(absolute_paths(config)), _flat(absolute_paths(theirs))
+    mine, other = dict(flat(absolute_paths(config))), dict(flat(absolute_paths(theirs)))
     for name in mine:
         if name.split(".")[0] in BURN_IN_SETTINGS.split() and mine[name] != other[name]:
             raise ConfigError(
@@ -216,17 +215,6 @@ def _burn_in_updates(config: TrainConfig) -> int:
 
 def _warmup_updates(config: TrainConfig) -> int:
     return warmup_updates(config, config.steps or 0)
-
-
-def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            values |= _flat(value, f"{prefix}{field.name}.")
-        else:
-            values[prefix + field.name] = value
-    return values
 
 
 def _shown(value: object) -> str:

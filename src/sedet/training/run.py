@@ -29,10 +29,11 @@ from sedet.evaluation.coco import Metrics
 from sedet.files import unwritable
 from sedet.methods.build import make_method
 from sedet.methods.teacher import EMATeacher
-from sedet.settings import save_config, to_dict
+from sedet.settings import flat, save_config, to_dict
 from sedet.training import plan, probe
 from sedet.training.checkpoint import read_saved
 from sedet.training.inputs import absolute_paths, read_data, same_data
+from sedet.training.loggers import check_loggers, open_loggers
 from sedet.training.loop import BURN_IN_FILE, LAST_FILE, State, Training, ap_of, restore, train_loop
 from sedet.training.optimizer import build_optimizer
 from sedet.training.pictures import Album
@@ -82,6 +83,7 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
         torch.set_num_threads(config.threads)
     saved_at = saved_checkpoint(config, resume)
     saved = read_saved(saved_at) if saved_at is not None else None
+    check_loggers(config.loggers)
     if saved is None:
         check_weights(config)
     warm = read_warm_start(config.init) if config.init and resume is None else None
@@ -161,7 +163,8 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
     claim_folder(out, fabric, new=resume is None)
     if speaks and resume is None:
         save_config(replace(absolute_paths(config), stop=None), out / "config.yaml")  # it is no part of a whole run
-    log = RunLog(out, schedule.steps, (batch, unlabeled_batch), speaks=speaks)
+    loggers = open_loggers(config.loggers, out, dict(flat(config)), first) if speaks and not over else ()
+    log = RunLog(out, schedule.steps, (batch, unlabeled_batch), speaks, loggers)
     album = Album(out, data.labeled.classes, data.val, log.say, speaks)
     complete = config
 

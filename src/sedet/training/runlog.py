@@ -18,7 +18,10 @@ from sedet.files import write_atomically
 from sedet.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sedet.methods.method import Progress
+    from sedet.training.loggers import Logger
     from sedet.training.loop import State
 
 ROWS = 200
@@ -39,8 +42,15 @@ class RunLog:
     train.log.
     """
 
-    def __init__(self, out: Path, total: int, images_per_step: tuple[int, int], speaks: bool = True) -> None:
-        self.out, self.total, self.speaks = out, total, speaks
+    def __init__(
+        self,
+        out: Path,
+        total: int,
+        images_per_step: tuple[int, int],
+        speaks: bool = True,
+        loggers: Sequence[Logger] = (),
+    ) -> None:
+        self.out, self.total, self.speaks, self.loggers = out, total, speaks, loggers
         self.images_per_step = images_per_step
         self.every = max(1, total // ROWS)
         self.console = Console(stderr=True, quiet=not speaks)
@@ -105,6 +115,8 @@ class RunLog:
         state.rows.append({"step": state.step, **means, **scores})
         state.sums, state.summed = {}, 0
         self.write(state.rows)
+        for logger in self.loggers:
+            logger.log(state.step, {**means, **scores})
         total = sum(means.values())
         parts = ", ".join(f"{key} {value:.4f}" for key, value in means.items())
         speed = self.images / max(self.seconds, 1e-9)
@@ -134,6 +146,9 @@ class RunLog:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+        for logger in self.loggers:
+            logger.close()
+        self.loggers = ()
 
 
 def label_line(scores: dict[str, Any]) -> str:
