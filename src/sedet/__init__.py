@@ -20,6 +20,8 @@ from sedet.config import DenseTeacherConfig, ModelConfig, SEDConfig, TrainConfig
 from sedet.errors import SedetError
 
 if TYPE_CHECKING:
+    from sedet.labeling.label import label
+    from sedet.labeling.merge import merge
     from sedet.predict import evaluate, load, predict_sources
 
     __version__: str
@@ -33,13 +35,21 @@ __all__ = [
     "ViewConfig",
     "__version__",
     "evaluate",
+    "label",
     "load",
+    "merge",
     "predict_sources",
     "train",
 ]
 
 # Where a public name lives that is imported at its first use.
-_LAZY = {"evaluate": "sedet.predict", "load": "sedet.predict", "predict_sources": "sedet.predict"}
+_LAZY = {
+    "evaluate": "sedet.predict",
+    "label": "sedet.labeling.label",
+    "load": "sedet.predict",
+    "merge": "sedet.labeling.merge",
+    "predict_sources": "sedet.predict",
+}
 
 
 def __getattr__(name: str) -> Any:

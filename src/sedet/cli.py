@@ -135,6 +135,37 @@ def predict(argv: Sequence[str]) -> int:
     return 0
 
 
+def label(argv: Sequence[str]) -> int:
+    from sedet.labeling.options import LabelOptions
+
+    options = parse(LabelOptions, argv, "sedet label")
+    bounded(batch=(options.batch, 1, None), workers=(options.workers, 1, None))
+
+    from dataclasses import asdict
+
+    from sedet.labeling.label import label as label_images
+
+    show_warnings()
+    done = label_images(**asdict(options), progress=True)
+    print("\n".join(printable(line) for line in str(done).splitlines()))
+    return 0
+
+
+def merge(argv: Sequence[str]) -> int:
+    from sedet.labeling.options import MergeOptions
+
+    options = parse(MergeOptions, argv, "sedet merge")
+
+    from dataclasses import asdict
+
+    from sedet.labeling.merge import merge as merge_labels
+
+    show_warnings()
+    changes = merge_labels(**asdict(options))
+    print("\n".join(printable(line) for line in changes.lines()))
+    return 0
+
+
 def split(argv: Sequence[str]) -> int:
     options = parse(SplitOptions, argv, "sedet split")
     bounded(percent=(options.percent, 0, 100), fold=(options.fold, 1, None), seed=(options.seed, 0, None))
@@ -247,6 +278,8 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "eval": ("judge a detector on labelled data (COCO metrics)", evaluate),
     "analyze": ("measure what makes a detector's answers poor labels: numbers and plots", analyze),
     "predict": ("find objects in images, folders or globs", predict),
+    "label": ("label folders of images, ranked for annotation, for other tools", label),
+    "merge": ("take corrected labels back into the labelled data", merge),
     "compare": ("compare methods on equal terms, with one table", compare),
     "methods": ("list the methods there are, and the detectors each is defined for", methods),
     "detectors": ("list the detectors there are", detectors),

@@ -1,0 +1,188 @@
+"""Labels for other tools, with scores: COCO, YOLO, Pascal VOC, Label Studio, CVAT. Streamed, image by image.
+
+Each format gets a folder of its own, which has its name only once it is whole. Text from outside (class and file
+names) is escaped as each format asks for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol, get_args
+
+from sedet.errors import ConfigError
+from sedet.files import naming, write_atomically
+from sedet.labeling.export_cvat import CVAT
+from sedet.labeling.export_files import VOC, YOLO
+from sedet.labeling.export_label_studio import LabelStudio
+from sedet.labeling.options import Export
+from sedet.labeling.shards import Record, read_records
+from sedet.outputs import _Stream
+
+EXPORTS: tuple[str, ...] = get_args(Export)
+SORTED = 20_000
+"""Up to so many images chosen by rank are written best first; more in the order they lie in."""
+
+
+class Exporter(Protocol):
+    """Writes into a folder of its own: images one by one, then what is left to say."""
+
+    def add(self, record: Record) -> None: ...
+
+    def finish(self) -> list[str]:
+        """Notes on what the format could not hold."""
+
+
+class COCO:
+    """``instances.json``: COCO annotations, each with its ``score``; ``images`` is a link to the images."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        self._path = folder / "instances.json"
+        self._images, self._boxes = _Stream(self._path), _Stream(folder / "annotations.part")
+        ids, names = facts["category_ids"], facts["classes"]
+        self._ids = ids
+        categories = [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)]
+        self._images.write(f'{{"categories": {json.dumps(categories)},\n"images": [')
+        self._count = [0, 0]
+        with suppress(OSError):  # without it the images' folder goes to --images
+            (folder / "images").symlink_to(facts["root"], target_is_directory=True)
+
+    def add(self, record: Record) -> None:
+        number = self._count[0] + 1
+        image = {"id": number, "file_name": record.name, "width": record.width, "height": record.height}
+        self._images.write((",\n" if self._count[0] else "\n") + json.dumps(image))
+        self._count[0] = number
+        for box in record.boxes:
+            x1, y1, x2, y2 = (round(v, 3) for v in box.corners)
+            width, height = round(x2 - x1, 3), round(y2 - y1, 3)
+            entry = {
+                "id": self._count[1] + 1,
+                "image_id": number,
+                "category_id": self._ids[box.label],
+                "bbox": [x1, y1, width, height],
+                "area": round(width * height, 3),
+                "iscrowd": 0,
+                "score": round(box.score, 5),
+            }
+            self._boxes.write((",\n" if self._count[1] else "\n") + json.dumps(entry, allow_nan=False))
+            self._count[1] += 1
+
+    def finish(self) -> list[str]:
+        part = self._boxes.finish()
+        self._images.write('\n],\n"annotations": [')
+        with part.open(encoding="ascii") as lines:
+            for line in lines:
+                self._images.write(line)
+        self._images.write("\n]}\n")
+        self._images.finish()
+        part.unlink()
+        return []
+
+
+def check_exports(formats: str | Sequence[str]) -> tuple[str, ...]:
+    """The formats, each once.
+
+    Raises:
+        ConfigError: an unknown one.
+    """
+    names = tuple(dict.fromkeys((formats,) if isinstance(formats, str) else formats))
+    for name in names:
+        if name not in EXPORTS:
+            hint = ". Separate them by spaces" if "," in name else ""
+            raise ConfigError(f"there is no export '{name}'; there are: {', '.join(EXPORTS)}{hint}")
+    return names
+
+
+def check_room(out: Path, formats: Sequence[str], top: int | None, image_url: str) -> list[str]:
+    """The formats still to write. An export that is there stays: it may have been corrected in place.
+
+    Raises:
+        ConfigError: one that is there was written otherwise.
+    """
+    written = _written(out)
+    missing = []
+    for name in formats:
+        if not (out / name).exists():
+            missing.append(name)
+        elif written.get(name) != _how(name, top, image_url):
+            raise ConfigError(
+                f"{out / name} is an export made with other settings (--top, --image-url): move it away to write it anew"
+            )
+    return missing
+
+
+def write_exports(
+    out: Path,
+    facts: dict[str, Any],
+    shards: int,
+    formats: Sequence[str],
+    chosen: Sequence[int] | None,
+    top: int | None,
+    image_url: str,
+) -> tuple[list[Path], list[str]]:
+    """Write exports that are not there yet.
+
+    Args:
+        facts: as ``label.json`` has them.
+        chosen: numbers of the images to export, best first; None for all.
+
+    Returns:
+        The folders of all formats, and notes on what a format could not hold.
+    """
+    missing = check_room(out, formats, top, image_url)
+    makers: dict[str, Callable[[Path], Exporter]] = {
+        "coco": lambda folder: COCO(folder, facts),
+        "yolo": lambda folder: YOLO(folder, facts),
+        "voc": lambda folder: VOC(folder, facts),
+        "label-studio": lambda folder: LabelStudio(folder, facts, image_url),
+        "cvat": lambda folder: CVAT(folder, facts),
+    }
+    notes: list[str] = []
+    folders = {name: out / f".{name}.{os.getpid()}.part" for name in missing}
+    try:
+        for folder in folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        writers = [makers[name](folder) for name, folder in folders.items()]
+        for record in _records(out, shards, len(facts["classes"]), chosen) if writers else ():
+            for writer in writers:
+                writer.add(record)
+        for writer in writers:
+            notes += writer.finish()
+        for name, folder in folders.items():
+            with naming(out / name):
+                folder.rename(out / name)
+            how = _written(out) | {name: _how(name, top, image_url)}
+            write_atomically(out / "exports.json", (json.dumps(how, indent=1) + "\n").encode("ascii"))
+    finally:
+        for folder in folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+    return [out / name for name in formats], notes
+
+
+def _records(out: Path, shards: int, classes: int, chosen: Sequence[int] | None) -> Iterator[Record]:
+    every = (r for r in enumerate(read_records(out, shards, classes)))
+    if chosen is None:
+        yield from (record for _, record in every if record.error is None)
+        return
+    place = {number: rank for rank, number in enumerate(chosen)}
+    picked = ((place[number], record) for number, record in every if number in place)
+    if len(place) <= SORTED:
+        picked = iter(sorted(picked, key=lambda pair: pair[0]))
+    yield from (record for _, record in picked)
+
+
+def _how(name: str, top: int | None, image_url: str) -> dict[str, Any]:
+    return {"top": top} | ({"image_url": image_url} if name == "label-studio" else {})
+
+
+def _written(out: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((out / "exports.json").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
