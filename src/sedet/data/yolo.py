@@ -60,7 +60,7 @@ def _table(
     drafts, with_labels, boxes, odd, faults = [], 0, 0, 0, Faults()
     for index, name in enumerate(found):
         draft = ImageDraft(root / name, name, index, relative=True)
-        labels = _label_file(root, name, label_base, split)
+        labels = label_file(root, name, label_base, split)
         if labels is not None:
             with_labels += 1
             with faults:
@@ -204,7 +204,7 @@ def _candidates(root: Path, name: str, label_base: Path | None, split: str) -> l
     return [option.with_suffix(".txt") for option in options]
 
 
-def _label_file(root: Path, name: str, label_base: Path | None, split: str) -> Path | None:
+def label_file(root: Path, name: str, label_base: Path | None, split: str) -> Path | None:
     return next((f for f in _candidates(root, name, label_base, split) if is_file(f)), None)
 
 

@@ -7,6 +7,7 @@ image's width and height.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -73,7 +74,7 @@ def task(record: Record, classes: list[str], image_url: str, version: str) -> di
     """A task with one prediction; its score is the mean of its boxes' (0 without boxes)."""
     results = [_result(i, box, record, classes) for i, box in enumerate(record.boxes)]
     mean = sum(box.score for box in record.boxes) / len(record.boxes) if record.boxes else 0.0
-    data = {"image": image_url + quote(record.name), NAME_KEY: record.name}
+    data: dict[str, Any] = {"image": image_url + quote(os.fsencode(record.name)), NAME_KEY: record.name}
     data |= {key: round(value, 5) for key, value in record.measures.items()}
     return {"data": data, "predictions": [{"model_version": version, "score": round(mean, 5), "result": results}]}
 

@@ -110,7 +110,7 @@ def check_room(out: Path, formats: Sequence[str], top: int | None, image_url: st
             missing.append(name)
         elif written.get(name) != _how(name, top, image_url):
             raise ConfigError(
-                f"{out / name} is an export made with other settings (--top, --image-url): move it away to write it anew"
+                f"{out / name} is an export with other settings (--top, --image-url): move it away to write it anew"
             )
     return missing
 
@@ -170,7 +170,7 @@ def _records(out: Path, shards: int, classes: int, chosen: Sequence[int] | None)
         yield from (record for _, record in every if record.error is None)
         return
     place = {number: rank for rank, number in enumerate(chosen)}
-    picked = ((place[number], record) for number, record in every if number in place)
+    picked: Iterator[tuple[int, Record]] = ((place[number], record) for number, record in every if number in place)
     if len(place) <= SORTED:
         picked = iter(sorted(picked, key=lambda pair: pair[0]))
     yield from (record for _, record in picked)

@@ -41,7 +41,7 @@ def percentiles(values: NDArray[np.floating]) -> NDArray[np.float64]:
     ordered = np.sort(values)
     below = np.searchsorted(ordered, values, "left")
     equal = np.searchsorted(ordered, values, "right") - below
-    return (below + (equal - 1) / 2) / (n - 1)
+    return np.asarray((below + (equal - 1) / 2) / (n - 1), dtype=np.float64)
 
 
 def priorities(measures: Sequence[NDArray[np.floating]]) -> NDArray[np.float64]:
