@@ -140,7 +140,8 @@ def renamed(table: AnnotationTable, rename: Mapping[str, str]) -> AnnotationTabl
 
 def _found(export: Export, root: Path, rename: Mapping[str, str], source: str) -> Corrections:
     finder, problems = Finder(absolute(root)), list(export.problems)
-    drafts, stamps = [], []
+    drafts: list[ImageDraft] = []
+    stamps: list[str] = []
     classes = sorted({rename.get(label, label) for image in export.images for label in image.labels})
     label_of = {name: i for i, name in enumerate(classes)}
     for reviewed in export.images:

@@ -196,7 +196,8 @@ def _classes(
 
 def _once(table: AnnotationTable, found: Corrections) -> tuple[AnnotationTable, list[str]]:
     """Each image once: of several corrections the latest."""
-    problems, place = list(found.problems), {}
+    problems = list(found.problems)
+    place: dict[str, int] = {}
     for i, entry in enumerate(table.images):
         real = os.path.realpath(entry.path)
         if real in place:

@@ -49,7 +49,7 @@ def priorities(measures: Sequence[NDArray[np.floating]]) -> NDArray[np.float64]:
     usable = [values for values in measures if len(values) and not np.isnan(values).any()]
     if not usable:
         return np.full(len(measures[0]) if measures else 0, 0.5)
-    return np.mean([percentiles(values) for values in usable], axis=0)
+    return np.asarray(np.mean([percentiles(values) for values in usable], axis=0), dtype=np.float64)
 
 
 def greedy_order(

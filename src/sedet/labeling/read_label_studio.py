@@ -97,7 +97,8 @@ def _add(reviewed: Reviewed, result: dict[str, Any], beside: dict[Any, Any], whe
     value = result["value"]
     if result.get("image_rotation") not in (None, 0):
         raise DataError("the image was turned in the tool, so that its boxes cannot be placed", where, "Turn it back")
-    width, height = (result.get(key) for key in ("original_width", "original_height"))
+    width: Any = result.get("original_width")
+    height: Any = result.get("original_height")
     if not (_number(width) and _number(height) and width >= 1 and height >= 1):
         raise DataError("a region does not say the image's width and height", where, "Export as JSON (not JSON-MIN)")
     reviewed.width, reviewed.height = round(width), round(height)
@@ -134,7 +135,7 @@ def _pair(point: object) -> bool:
     return isinstance(point, list) and len(point) == 2 and all(_number(v) for v in point)
 
 
-def _number(value: object) -> bool:
+def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
