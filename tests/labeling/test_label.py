@@ -117,9 +117,7 @@ def test_corrected_exports_are_not_written_over(red: Predictor, detector: Path, 
 
 
 @pytest.mark.parametrize("name", ["coco", "yolo", "voc"])
-def test_exports_read_as_labelled_data(
-    red: Predictor, detector: Path, photos: Path, tmp_path: Path, name: str
-) -> None:
+def test_exports_read_as_labelled_data(red: Predictor, detector: Path, photos: Path, tmp_path: Path, name: str) -> None:
     plain(detector, photos, tmp_path / "out", format=ALL)
     table = read_table(tmp_path / "out" / name)
     boxes = {e.path.resolve().name: o.boxes.round(2).tolist() for e, o in zip(table.images, table.objects, strict=True)}
