@@ -21,6 +21,7 @@ from sedet.cli import COMMANDS
 from sedet.compare.command import CompareOptions
 from sedet.config import TrainConfig
 from sedet.evaluation.analyze_options import AnalyzeOptions
+from sedet.labeling.options import LabelOptions, MergeOptions
 from sedet.settings import field_docs, hints, is_group
 
 HERE = Path(__file__).resolve().parent
@@ -33,6 +34,8 @@ OPTIONS: Mapping[str, Any] = {
     "analyze": AnalyzeOptions,
     "predict": options.PredictOptions,
     "compare": CompareOptions,
+    "label": LabelOptions,
+    "merge": MergeOptions,
     "methods": None,
     "detectors": None,
     "split": options.SplitOptions,

@@ -39,8 +39,9 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of each command of a page, comments left out."""
+    """The words of each command of a page, comments left out; one after the other, and on the CPU."""
     lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    lines = [re.sub(r"cuda:\d", "cpu", line.removeprefix("wait; ").removesuffix(" &")) for line in lines]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
@@ -90,7 +91,7 @@ def test_every_command_runs(page: Path, place: Path) -> None:
         if typed.startswith(ELSEWHERE) or "--help" in words:
             continue
         assert words[0] == "sedet", f"{page.name} tells to type '{typed}': run it here or name it in ELSEWHERE"
-        needed = [run for run in re.findall(r"runs/[\w-]+(?=/best)|(?<=--resume )runs/[\w-]+", typed) if run]
+        needed = re.findall(r"runs/[\w-]+(?=/best)|(?<=--resume )runs/[\w-]+|(?<=sedet label )runs/[\w-]+", typed)
         for run in needed:  # made by another page, or by a command that a reader has run before
             if not (place / run).exists():
                 train(run)
@@ -98,6 +99,8 @@ def test_every_command_runs(page: Path, place: Path) -> None:
             usual = {"train": "runs/sedet", "predict": "predictions"}[words[1]]
             out = words[words.index("--out") + 1] if "--out" in words else usual
             shutil.rmtree(place / out, ignore_errors=True)  # said twice on one page: the reader takes one of them
+        if words[1] == "merge":  # somebody has looked at the proposals and found them right
+            shutil.copy(next((place / "labels").rglob("instances.json")), place / "export.json")
         # The trainings of a comparison are tested with it.
         assert cli.main([*words[1:], *(["--list"] if words[1] == "compare" else [])]) == 0, f"{page.name}: {typed}"
 

@@ -86,9 +86,8 @@ def test_ranking_file(tmp_path: Path) -> None:
         Record(names[1], error="no"),
     ]
     write_shard(tmp_path, 0, records, ["cat"], np.array([[1, 0], [0, 0]], np.float16))
-    write_shard(
-        tmp_path, 1, [Record(names[2], 9, 9, (), {"uncertainty": 0.9, "scale": 0.4})], ["cat"], np.array([[0, 1]], np.float16)
-    )  # fmt: skip
+    last = [Record(names[2], 9, 9, (), {"uncertainty": 0.9, "scale": 0.4})]
+    write_shard(tmp_path, 1, last, ["cat"], np.array([[0, 1]], np.float16))
     assert rank_images(tmp_path, 2, 2, ["cat"], top=1) == [2]
     with (tmp_path / "ranking.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

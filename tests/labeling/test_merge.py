@@ -191,7 +191,7 @@ def test_copies_replace_and_marks_stay(labeled: Path, tmp_path: Path) -> None:
     export = write(tmp_path / "e.json", [task("renamed.png", *moved), task("001.png", region(0, 0, 50, 50, "hen"))])
     done = merge(labeled, export, tmp_path / "out", images=tmp_path / "photos", copy=True)
     assert [(c.image, c.state) for c in done.changes] == [("000.png", "replaced"), ("001-2.png", "added")]
-    assert done.labels == BoxChanges(kept=1, added=1, removed=1)
+    assert done.labels == BoxChanges(kept=1, moved=1)
     table = read_table(tmp_path / "out")
     assert not any(e.path.is_symlink() for e in table.images) and len(table) == 3
     assert table.objects[0].crowd.tolist() == [False, True]
