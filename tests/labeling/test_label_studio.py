@@ -55,7 +55,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, cwd=tmp_path)
     try:
         ready = Server(f"http://127.0.0.1:{port}")
-        for _ in range(300):
+        for _ in range(900):  # its data base takes minutes to set up
             try:
                 with urllib.request.urlopen(ready.url + "/health", timeout=5):
                     break
