@@ -56,7 +56,7 @@ class Writer(Protocol):
     def discard(self) -> None: ...
 
 
-class _Stream:
+class Stream:
     """A text file that gets its name when it is finished."""
 
     def __init__(self, path: Path, newline: str | None = None) -> None:
@@ -88,7 +88,7 @@ class JSONLines:
     """``predictions.jsonl``: one line an image, also without detections. Boxes are xyxy in its pixels."""
 
     def __init__(self, out: Path) -> None:
-        self._stream = _Stream(out / "predictions.jsonl")
+        self._stream = Stream(out / "predictions.jsonl")
 
     def add(self, item: Item) -> None:
         record = {"image": item.name, **item.result.to_dict()}
@@ -105,7 +105,7 @@ class CSV:
     """``predictions.csv``: one row a detection; images without any have none."""
 
     def __init__(self, out: Path) -> None:
-        self._stream = _Stream(out / "predictions.csv", newline="")
+        self._stream = Stream(out / "predictions.csv", newline="")
         self._rows = csv.writer(self._stream)
         self._rows.writerow(("image", "name", "score", "x1", "y1", "x2", "y2"))
 
@@ -128,14 +128,14 @@ class COCO:
 
     def __init__(self, out: Path, classes: Sequence[str], category_ids: Sequence[int]) -> None:
         self._ids = category_ids
-        self._results = _Stream(out / "predictions.coco.json")
-        self._images = _Stream(out / "images.coco.json")
+        self._results = Stream(out / "predictions.coco.json")
+        self._images = Stream(out / "images.coco.json")
         categories = [{"id": i, "name": name} for i, name in zip(category_ids, classes, strict=True)]
         self._results.write("[")
         self._images.write(f'{{"categories": {json.dumps(categories)},\n"annotations": [],\n"images": [')
         self._first = {self._results: True, self._images: True}
 
-    def _append(self, stream: _Stream, entry: dict[str, Any]) -> None:
+    def _append(self, stream: Stream, entry: dict[str, Any]) -> None:
         stream.write(("\n" if self._first[stream] else ",\n") + json.dumps(entry, allow_nan=False))
         self._first[stream] = False
 

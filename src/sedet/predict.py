@@ -143,9 +143,7 @@ def predict_sources(
     pictures: Pictures | None = None
     try:
         with _bar(progress, len(paths)) as advance:
-            read = _read_ahead(
-                list(enumerate(paths)), lambda item: _read_file(item[1], LARGEST_SIDE), workers, 2 * batch
-            )
+            read = read_ahead(list(enumerate(paths)), lambda item: read_file(item[1], LARGEST_SIDE), workers, 2 * batch)
             for part in batches(read, batch):
                 good = []
                 for (index, path), decoded in part:
@@ -277,7 +275,7 @@ def detect_table(
     entries = list(enumerate(table.images))
     max_side = 2 * predictor.image_size  # as evaluations during training read them, so that scores agree
     with _bar(progress, len(entries)) as advance:
-        read = _read_ahead(entries, lambda e: _read_file(e[1].path, max_side, e[1].use_exif), workers, 2 * batch)
+        read = read_ahead(entries, lambda e: read_file(e[1].path, max_side, e[1].use_exif), workers, 2 * batch)
         for part in batches(read, batch):
             good = []
             for (index, _), decoded in part:
@@ -350,7 +348,7 @@ def _listed(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _read_file(path: Path, max_side: int, use_exif: bool = True) -> Read:
+def read_file(path: Path, max_side: int, use_exif: bool = True) -> Read:
     try:
         return read_image(path, use_exif=use_exif, max_side=max_side), read_size(path, use_exif)
     except ImageError as error:
@@ -363,7 +361,7 @@ def _picture(pixels: Pixels, found: Detections, classes: Sequence[str]) -> Image
     return draw_boxes(pixels, found.boxes, found.labels, classes, found.scores)
 
 
-def _read_ahead(
+def read_ahead(
     items: Iterable[Source], read: Callable[[Source], Read], workers: int, ahead: int
 ) -> Iterator[tuple[Source, Read]]:
     """Decode in threads, in order, with at most ``ahead`` images waiting."""

@@ -12,7 +12,7 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 from sedet.labeling.shards import Record
-from sedet.outputs import _Stream, write_text
+from sedet.outputs import Stream, write_text
 
 
 class CVAT:
@@ -20,7 +20,7 @@ class CVAT:
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
         self._classes, self._count = facts["classes"], 0
-        self._stream = _Stream(folder / "annotations.xml")
+        self._stream = Stream(folder / "annotations.xml")
         score = {"name": "score", "input_type": "text", "mutable": False, "values": [""], "default_value": ""}
         labels = [{"name": name, "attributes": [score]} for name in self._classes]
         write_text(folder / "labels.json", json.dumps(labels, indent=1, ensure_ascii=False) + "\n")

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from sedet.labeling.shards import Box, Record
-from sedet.outputs import _Stream, write_text
+from sedet.outputs import Stream, write_text
 
 TASKS = 2_000
 """Tasks a file: Label Studio refuses large uploads."""
@@ -33,14 +33,14 @@ class LabelStudio:
     def __init__(self, folder: Path, facts: dict[str, Any], image_url: str) -> None:
         self._folder, self._classes, self._url = folder, facts["classes"], image_url
         self._version = f"sedet-{facts['detector'][:8]}"
-        self._stream: _Stream | None = None
+        self._stream: Stream | None = None
         self._files = self._tasks = 0
         write_text(folder / "label-config.xml", label_config(self._classes))
 
     def add(self, record: Record) -> None:
         if self._stream is None:
             self._files += 1
-            self._stream = _Stream(self._folder / f"tasks-{self._files:05d}.json")
+            self._stream = Stream(self._folder / f"tasks-{self._files:05d}.json")
         text = json.dumps(task(record, self._classes, self._url, self._version), allow_nan=False)
         self._stream.write(("[\n" if self._tasks == 0 else ",\n") + text)
         self._tasks += 1

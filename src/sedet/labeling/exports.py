@@ -21,7 +21,7 @@ from sedet.labeling.export_files import VOC, YOLO
 from sedet.labeling.export_label_studio import LabelStudio
 from sedet.labeling.options import Export
 from sedet.labeling.shards import Record, read_records
-from sedet.outputs import _Stream
+from sedet.outputs import Stream
 
 EXPORTS: tuple[str, ...] = get_args(Export)
 SORTED = 20_000
@@ -42,7 +42,7 @@ class COCO:
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
         self._path = folder / "instances.json"
-        self._images, self._boxes = _Stream(self._path), _Stream(folder / "annotations.part")
+        self._images, self._boxes = Stream(self._path), Stream(folder / "annotations.part")
         ids, names = facts["category_ids"], facts["classes"]
         self._ids = ids
         categories = [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -15,21 +14,20 @@ from typing import Any
 import numpy as np
 
 from sedet.detectors.regions import Detections
-from sedet.errors import CheckpointError, ConfigError, DataError, ImageError
+from sedet.errors import ConfigError, DataError, ImageError
 from sedet.files import unwritable, write_atomically
 from sedet.labeling.exports import check_exports, check_room, write_exports
-from sedet.labeling.listing import list_digest, parts, read_list, root_of, stream_names, write_list
-from sedet.labeling.look import FEATURES, look
+from sedet.labeling.facts import FORMAT, agree, recorded, settings_of
+from sedet.labeling.listing import list_digest, parts, read_list, stream_names, write_list
+from sedet.labeling.look import look
 from sedet.labeling.measures import disagreement, uncertainty
 from sedet.labeling.options import LOCAL_FILES
 from sedet.labeling.progress import progress as show_progress
 from sedet.labeling.ranking import rank_images
 from sedet.labeling.shards import Box, Record, read_records, shard_file, write_shard
-from sedet.predict import _read_ahead, _read_file, rescaled
+from sedet.predict import read_ahead, read_file, rescaled
 from sedet.predictor import Predictor, batches, check_score, load
 
-FORMAT = 1
-"""Version of the folder's layout; a newer one is refused."""
 FLOOR = 0.05
 """Detections from this score on (or from the cut, if that is lower) count for the ranking."""
 
@@ -139,10 +137,10 @@ def label(
     sources = [sources] if isinstance(sources, str) else [str(source) for source in sources]
     if not sources:
         raise ConfigError("nothing to label: name images, folders, list files or globs after the detector")
-    settings = _settings(Path(detector), sources, score, max_detections, rank, student, shard_size)
-    known = _recorded(out)
+    settings = settings_of(Path(detector), sources, score, max_detections, rank, student, shard_size)
+    known = recorded(out)
     if known is not None:
-        _agree(known, settings, out)
+        agree(known, settings, out)
     check_room(out, formats, top, image_url)
     if (reason := unwritable(out / "label.json")) is not None:
         raise ConfigError(f"{out} cannot be written: {reason}. Give --out another place")
@@ -261,7 +259,7 @@ class _Labeler:
         """Records of images in their order, with their features."""
         max_side = 2 * self.predictor.image_size  # as evaluations read them, so that scores agree
         floor = min(FLOOR, self.score) if self.rank else self.score
-        read = _read_ahead(names, lambda name: _read_file(self.root / name, max_side), workers, 2 * batch)
+        read = read_ahead(names, lambda name: read_file(self.root / name, max_side), workers, 2 * batch)
         for part in batches(read, batch):
             good = [decoded[0] for _, decoded in part if not isinstance(decoded, ImageError)]
             looks = iter(look(self.predictor, good, floor, self.most, self.rank) if good else [])
@@ -292,92 +290,6 @@ class _Labeler:
         )
 
 
-def _settings(
-    detector: Path,
-    sources: list[str],
-    score: float | None,
-    most: int,
-    rank: bool,
-    student: str | Path | None,
-    shard_size: int,
-) -> dict[str, Any]:
-    """What a later call must share with this one."""
-    file = detector / "best.safetensors" if detector.is_dir() else detector
-    if not file.is_file():
-        raise CheckpointError(f"{file}: there is no such detector file. Training writes RUN/best.safetensors")
-    beside = file.with_name("student.safetensors")
-    pupil = Path(student) if student is not None else beside if beside.is_file() and beside != file else None
-    if pupil is not None and not pupil.is_file():
-        raise CheckpointError(f"{pupil}: there is no such student. Training writes RUN/student.safetensors")
-    return {
-        "detector": _digest(file),
-        "student": str(pupil) if rank and pupil else None,
-        "student_digest": _digest(pupil) if rank and pupil else None,
-        "asked_score": score,
-        "max_detections": most,
-        "rank": rank,
-        "features": FEATURES,
-        "shard_size": shard_size,
-        "sources": [str(Path(source).absolute()) for source in sources],
-        "root": str(root_of(sources)),
-    }
-
-
-_NAMED = {
-    "detector": "another detector",
-    "student_digest": "another student",
-    "asked_score": "another --score",
-    "max_detections": "another --max-detections",
-    "rank": "the other --rank",
-    "features": "another version of sedet",
-    "shard_size": "another --shard-size",
-    "sources": "other sources",
-    "root": "other sources",
-}
-
-
-def _agree(known: dict[str, Any], settings: dict[str, Any], out: Path) -> None:
-    for key, what in _NAMED.items():
-        if known.get(key) != settings[key]:
-            said = "" if key in ("detector", "student_digest") else f" ({known.get(key)}, now {settings[key]})"
-            raise ConfigError(
-                f"{out} holds labels made with {what}{said}: go on with the same settings, or give --out a new folder"
-            )
-
-
-def _recorded(out: Path) -> dict[str, Any] | None:
-    """The settings of an earlier call, or None for a new folder."""
-    if not out.exists():
-        return None
-    if out.is_dir() and all(f.name == "images.txt" or f.name.endswith(".part") for f in out.iterdir()):
-        return None  # another process has begun, or one was interrupted at its beginning
-    return read_facts(out)
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """The ``label.json`` of a folder that ``label`` wrote.
-
-    Raises:
-        ConfigError: it is none, damaged, or of a newer version.
-    """
-    file = folder / "label.json"
-    if not file.is_file():
-        state = "is no folder" if not folder.is_dir() else "holds files already, but no label.json"
-        raise ConfigError(f"{folder} {state}: give a folder that sedet label wrote, or for new labels a new one")
-    try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-        version, classes, ids = int(facts["format"]), facts["classes"], facts["category_ids"]
-        good = len(classes) == len(ids) and all(isinstance(name, str) for name in classes)
-        good = good and isinstance(facts["root"], str) and isinstance(facts["score"], (int, float))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        good, version = False, FORMAT
-    if not good:
-        raise ConfigError(f"{file} is damaged: label the images again, to a new folder")
-    if version > FORMAT:
-        raise ConfigError(f"{file} was written by a newer sedet: update to read it")
-    return dict(facts)
-
-
 def _student(path: str | None, device: str, predictor: Predictor) -> Predictor | None:
     if path is None:
         return None
@@ -405,8 +317,3 @@ def _check_numbers(score: float | None, top: int | None, rank: bool, most: int, 
             raise ConfigError(f"--{flag} must be 1 or more, not {value}")
     if top is not None and not rank:
         raise ConfigError("--top needs the ranking: leave --no-rank out")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -24,7 +24,7 @@ from sedet.errors import ConfigError, DataError
 from sedet.files import unwritable
 from sedet.labeling.changes import BoxChanges, compare, matches
 from sedet.labeling.corrections import Corrections, read_corrections
-from sedet.labeling.label import read_facts
+from sedet.labeling.facts import read_facts
 from sedet.labeling.shards import Record, read_records
 from sedet.outputs import check_new
 
@@ -121,7 +121,7 @@ def merge(
 
     ``out`` gets ``labels.json`` (COCO), ``images`` (links to the images, or copies), ``changes.csv`` (a row a
     corrected image), ``changes.json`` and, if there are any, ``problems.txt``. An image of both is the same file, or
-    one of equal bytes; the correction counts. Crowd and difficult marks, and outlines, of boxes that were kept stay.
+    one of equal bytes; the correction counts. Crowd and difficult marks of boxes that were kept stay.
     Of several corrections of an image the one reviewed last counts, or the last in the file.
 
     Args:
