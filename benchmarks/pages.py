@@ -63,7 +63,8 @@ def readme_parts(results: Sequence[dict[str, Any]], comparisons: Sequence[Any]) 
         runs = f"{len(gains)} runs" if len(gains) > 1 else "one seed, not conclusive"
         lines.append(
             [
-                f"{group['dataset']}, {group['percent']:g} % of {pool_size(rows, group)}, {sed[0]['image_size']} px",
+                f"{group['dataset']}, {group['percent']:g} % of {pool_size(rows, group)}, {sed[0]['image_size']} px, "
+                f"{sed[0]['steps']:,} updates",
                 group["split"],
                 *(spread([r["ap"] for r in side]) for side in (twins, sed)),
                 f"{signed(gains)} {found}".strip(),
