@@ -302,7 +302,7 @@ def identity(config: TrainConfig, inputs: Inputs, burn_in: TrainConfig | None = 
             found["sed"]["algorithm"] = ALGORITHM
             if not c.sed.box_gamma:
                 del found["sed"]["box_gamma"]  # rows from before there was one
-            for key, value in (("class_share", 0.5), ("box_share", 1.0)):
+            for key, value in (("class_share", 0.5), ("class_share_end", None), ("box_share", 1.0)):
                 if found["sed"][key] == value:
                     del found["sed"][key]  # what it was before there was a choice
         return {**found, "training": TRAINING}

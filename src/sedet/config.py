@@ -69,6 +69,8 @@ class SEDConfig:
     """The teacher looks at the weak view at half and double size too, and its answers are joined."""
     class_share: float = 0.5
     """How much of the joined class scores is the other size's (0..1; 0.5: the mean of both)."""
+    class_share_end: float | None = None
+    """What class_share has become by the last step, in a straight line from the burn-in's end. Default: it stays."""
     box_share: float = 1.0
     """How much of the other size's box enters where both agree (0..1; 1: their mean by confidence, 0: none)."""
     student_view: Literal["strong", "weak"] = "strong"

@@ -414,6 +414,20 @@ def test_ramp() -> None:
     assert [Progress(s, 2, 0).unlabeled_weight for s in (1, 2)] == [0.0, 1.0]
 
 
+def test_the_classes_share_may_change_over_the_run() -> None:
+    going = [Progress(s, 4, 4, 9).between(0.5, 0.1) for s in (0, 4, 5, 8, 9)]
+    assert going == pytest.approx([0.5, 0.5, 0.4, 0.1, 0.1])
+    assert Progress(7, 4, 4, 9).between(0.5, None) == 0.5
+    assert Progress(0, 0, 0, 1).between(0.5, 0.1) == Progress(7, 4, 4).between(0.5, 0.1) == 0.5
+    falling, now = every_part(class_share=0.5, class_share_end=0.1), Progress(7, 4, 1, 9)
+    student, teacher = Cells(0), Cells(1)
+    losses = step(falling, student, teacher, unlabeled(), now)
+    for share, same in ((0.2, True), (0.5, False)):
+        constant = step(every_part(class_share=share), student, teacher, unlabeled(), now)
+        assert losses["distill_class"].item() != 0
+        assert (losses["distill_class"].item() == pytest.approx(constant["distill_class"].item(), rel=1e-9)) is same
+
+
 def test_pixels_in_padding_change_nothing_with_the_real_detector() -> None:
     """At none of the teacher's three sizes."""
     student, teacher = tiny.detector(seed=0, confident=True), tiny.detector(seed=1, confident=True)

@@ -156,12 +156,12 @@ def test_a_student_that_answers_as_the_teacher_loses_nothing() -> None:
 def test_the_teachers_rois_are_looked_at_by_all() -> None:
     _, teacher = pair()
     _, more = batches()
-    answer, second = teacher_answers(teacher, more, SEDConfig())
+    answer, second = teacher_answers(teacher, more)
     assert second is not None and second.anchors is not None
     where, valid = teacher.propose(answer)
     assert torch.equal(second.anchors, where) and torch.equal(second.valid, valid)
     assert (second.boxes[..., 2] <= 64 + 64).all() and not second.boxes.requires_grad
-    plain = teacher_answers(teacher, tiny.one_size(more), SEDConfig())[1]
+    plain = teacher_answers(teacher, tiny.one_size(more))[1]
     assert plain is not None and plain.logits.shape[-1] == second.logits.shape[-1] == 4
 
 
@@ -185,7 +185,7 @@ def test_equal_answers_at_all_sizes_are_left_as_they_are() -> None:
 def test_padding_and_erased_places_change_no_loss() -> None:
     _, teacher = pair()
     more = tiny.batch([(64, 48), (40, 64)], seed=2, erased=[[[8, 8, 40, 30]], [[0, 0, 40, 64]]])
-    _, second = teacher_answers(teacher, more, SEDConfig())
+    _, second = teacher_answers(teacher, more)
     assert second is not None
     target = teacher_target(second, more, 0.7)
     assert target.mask[0].any() and not target.mask[1].any()  # the second image is erased as a whole

@@ -34,6 +34,11 @@ class Progress:
             return 0.0
         return min(1.0, (self.step - self.burn_in + 1) / max(1, self.ramp))
 
+    def between(self, first: float, last: float | None) -> float:
+        """A setting that goes in a straight line from the burn-in's end to the last step; None: it stays."""
+        done = (self.step - self.burn_in) / max(1, self.steps - 1 - self.burn_in)
+        return first if last is None or not self.steps else first + (last - first) * min(1.0, max(0.0, done))
+
 
 class Method:
     """One training method. Its losses are weighted: their sum is what is minimised.

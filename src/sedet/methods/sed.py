@@ -107,7 +107,8 @@ class SED(Method):
         if config.scale and half is not None:
             start = count if self.half_size else 0
             views.append(("scale", half.images(slice(start, None)), weight * config.scale_weight))
-        answer, second = teacher_answers(teacher, unlabeled, config)
+        share = progress.between(config.class_share, config.class_share_end)
+        answer, second = teacher_answers(teacher, unlabeled, share, config.box_share)
         if config.targets == "hard":
             labels = pseudo_labels(teacher, answer, unlabeled, config.threshold, self.erase_limit)
         else:
@@ -135,11 +136,13 @@ class SED(Method):
 
 
 @torch.no_grad()
-def teacher_answers(teacher: Detector, batch: Batch, config: SEDConfig) -> tuple[Regions, Regions | None]:
+def teacher_answers(
+    teacher: Detector, batch: Batch, class_share: float = 0.5, box_share: float = 1.0
+) -> tuple[Regions, Regions | None]:
     """The teacher's answers on the weak view, joined over the sizes the batch has: all regions, and RoIs if any."""
     assert batch.weak is not None
     full = teacher(pixels(batch.weak), batch.content)
-    answer, sizes, shares = full, None, (config.class_share, config.box_share)
+    answer, sizes, shares = full, None, (class_share, box_share)
     if batch.weak_double is not None:
         assert batch.weak_half is not None
         double = teacher(pixels(batch.weak_double), 2 * batch.content)
