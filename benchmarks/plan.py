@@ -30,6 +30,11 @@ SPLITS = ("dev", "val")
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 HARD = {"sed.targets": "hard", **dict.fromkeys(("sed.class_weight", "sed.box_weight", "sed.quality_weight"), 1.0)}
 
+TUNED: dict[str, dict[str, dict[str, Any]]] = {
+    "dense-teacher": {"share-0.1": {"dense_teacher.share": 0.1}},
+    "unbiased-teacher": {"over-0.5": {"unbiased_teacher.threshold": 0.5}},
+}
+
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "supervised": {
         "default": {},
@@ -64,8 +69,12 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "no-half-labeled": {"half_size": False},
     },
-    # the other methods, as published: their settings are scaled by the loop, none was tuned here
-    **{method: {"default": {}, "2x": {"length": 2}} for method in METHODS if method not in ("supervised", "sed")},
+    # the other methods: as published, their settings scaled by the loop, and with what was chosen for them on dev
+    **{
+        method: {"default": {}, "2x": {"length": 2}, **TUNED.get(method, {})}
+        for method in METHODS
+        if method not in ("supervised", "sed")
+    },
 }
 """Settings of each variant over those of its method. ``length`` multiplies the updates after the burn-in;
 ``wallclock`` takes as many as SED's time allows."""

@@ -119,6 +119,8 @@ def test_methods_stand_in_one_table_the_best_first() -> None:
     assert [line.split(" | ")[0] for line in lines] == ["| mixpl", "| **sed**", "| stac"]
     assert lines[0].split(" | ")[7:11] == ["+5.0", "", "25 %", "-1.0"], "SED is behind it"
     assert lines[2].split(" | ")[7:12] == ["+2.0", "[+1.3, +6.5]", "10 %", "+2.0 [+0.5, +3.5]", "30"]
+    results.append(result(13, method="dense-teacher", variant="share-0.1"))
+    assert "\n| dense-teacher, the surest 10 % of the regions | 13.0 |" in render(results, made, [])
     short = readme_parts(results, made)["methods-table"]
     assert "| stac | 12.0 | 24.0 | +2.0 [+1.3, +6.5] | 10 % | +2.0 [+0.5, +3.5] | 30 |" in short
 
