@@ -20,7 +20,7 @@ def grid_points(height: int, width: int, stride: float, device: torch.device) ->
 
 def flatten_map(maps: Tensor, channels: int) -> Tensor:
     """[batch, regions * channels, height, width] -> [batch, height * width * regions, channels]"""
-    return maps.permute(0, 2, 3, 1).reshape(len(maps), -1, channels)
+    return maps.permute(0, 2, 3, 1).reshape(maps.shape[0], -1, channels)  # len() would fix the batch of a traced graph
 
 
 def level_slices(regions: Regions) -> list[slice]:

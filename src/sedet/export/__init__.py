@@ -1,0 +1,1 @@
+"""Detectors as files that run without sedet: ONNX and torch.export."""
