@@ -104,7 +104,11 @@ class Deployed(nn.Module):
         labels = torch.where(found, labels, -1)
         room = self.most - order.shape[1]
         if room > 0:
-            boxes, top, labels = F.pad(boxes, (0, 0, 0, room)), F.pad(top, (0, room)), F.pad(labels, (0, room), value=-1)
+            boxes, top, labels = (
+                F.pad(boxes, (0, 0, 0, room)),
+                F.pad(top, (0, room)),
+                F.pad(labels, (0, room), value=-1),
+            )
         return boxes, top, labels, found.sum(dim=1)
 
     def place(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
