@@ -52,6 +52,48 @@ def fold_frozen_norms(body: nn.Module, side: int = 64) -> int:
     return 0
 
 
+@torch.no_grad()
+def bake_norms(body: nn.Module) -> int:
+    """Make plain convolutions of those that a frozen norm was worked into, for good; returns how many.
+
+    For networks that are only run from now on, on maps with even sides: they hold as constants what otherwise is
+    computed at each pass. Where TensorFlow's padding takes a pixel more at the end, a kernel with a row and a column
+    of zeros in front does the same.
+    """
+    count = 0
+    for parent in list(body.modules()):
+        for name, conv in list(parent.named_children()):
+            if not isinstance(conv, _Folded | _FoldedSame):
+                continue
+            weight, bias = _folded(conv)
+            padding: Any = conv.padding
+            if isinstance(conv, _FoldedSame):
+                odd_kernel = all(k % 2 == 1 for k in conv.kernel_size)
+                if not odd_kernel or conv.dilation != (1, 1) or conv.stride not in ((1, 1), (2, 2)):
+                    continue
+                padding = tuple(k // 2 for k in conv.kernel_size)
+                if conv.stride == (2, 2):
+                    weight = F.pad(weight, (1, 0, 1, 0))
+            kernel = (int(weight.shape[2]), int(weight.shape[3]))
+            plain = nn.Conv2d(
+                conv.in_channels,
+                conv.out_channels,
+                kernel,
+                stride=(conv.stride[0], conv.stride[1]),
+                padding=padding,
+                dilation=(conv.dilation[0], conv.dilation[1]),
+                groups=conv.groups,
+                device=weight.device,
+                dtype=weight.dtype,
+            )
+            assert plain.bias is not None
+            plain.weight.copy_(weight)
+            plain.bias.copy_(bias)
+            setattr(parent, name, plain)
+            count += 1
+    return count
+
+
 def _pairs(body: nn.Module, side: int) -> list[tuple[nn.Conv2d, nn.Module]]:
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
     calls: dict[nn.Module, int] = {}

@@ -6,6 +6,7 @@ and the settings alone: candidates that do not count keep their place with a sco
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -21,6 +22,7 @@ from sedet.detectors.build import Detector
 from sedet.detectors.dense import level_slices
 from sedet.detectors.faster_rcnn import FasterRCNN
 from sedet.detectors.fcos import FCOS
+from sedet.detectors.folding import bake_norms
 from sedet.detectors.regions import Regions
 
 CANDIDATES = 1000
@@ -65,14 +67,15 @@ class Deployed(nn.Module):
         self, model: Detector, image_size: int, score: float, max_detections: int, suppress: Suppress = suppress
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        bake_norms(self.model.backbone.body)
         self.image_size, self.side, self.most = image_size, canvas_side(image_size), max_detections
         self.suppress = suppress
         self.score: Tensor
         self.register_buffer("score", torch.tensor(score, dtype=torch.float32))
         with torch.no_grad():  # one look at an empty canvas tells how the regions are laid out
             size = torch.full((1, 2), self.side)
-            regions = model(torch.zeros(1, 3, self.side, self.side), size)
+            regions = self.model(torch.zeros(1, 3, self.side, self.side), size)
         self.levels = level_slices(regions)
         self.strides: list[float] = torch.unique_consecutive(regions.strides).tolist()
 
@@ -123,7 +126,7 @@ class Deployed(nn.Module):
         columns, rows = torch.arange(width, device=device), torch.arange(height, device=device)
         original = torch.stack([columns[-1] + 1, rows[-1] + 1]).double()
         # As the views are placed: each side to an even number of pixels.
-        content = 2 * (original * self.image_size / original.amax() / 2).round().clamp(min=1)
+        content = 2 * (original * self.image_size / original.amax(dim=0) / 2).round().clamp(min=1)
         across = resize_weights(columns, original[0], content[0], self.side)
         down = resize_weights(rows, original[1], content[1], self.side)
         pixels = images.permute(0, 3, 1, 2).float()
