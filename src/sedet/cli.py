@@ -166,6 +166,21 @@ def merge(argv: Sequence[str]) -> int:
     return 0
 
 
+def export(argv: Sequence[str]) -> int:
+    from sedet.export.options import ExportOptions
+
+    options = parse(ExportOptions, argv, "sedet export")
+
+    from dataclasses import asdict
+
+    from sedet.export.export import export as export_detector
+
+    show_warnings()
+    done = export_detector(**asdict(options))
+    print("\n".join(printable(line) for line in str(done).splitlines()))
+    return 0
+
+
 def split(argv: Sequence[str]) -> int:
     options = parse(SplitOptions, argv, "sedet split")
     bounded(percent=(options.percent, 0, 100), fold=(options.fold, 1, None), seed=(options.seed, 0, None))
@@ -278,6 +293,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "eval": ("judge a detector on labelled data (COCO metrics)", evaluate),
     "analyze": ("measure what makes a detector's answers poor labels: numbers and plots", analyze),
     "predict": ("find objects in images, folders or globs", predict),
+    "export": ("export a detector as one file for production: ONNX, or torch.export", export),
     "label": ("label folders of images, ranked for annotation, for other tools", label),
     "merge": ("take corrected labels back into the labelled data", merge),
     "compare": ("compare methods on equal terms, with one table", compare),

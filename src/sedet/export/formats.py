@@ -10,9 +10,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sedet.errors import SedetError
@@ -21,11 +19,9 @@ from sedet.export.graph import Deployed
 
 OPSET = 18
 """ONNX operator set of the files; ONNX Runtime runs it since 1.14."""
-INPUT = "images"
+INPUT, SCORE = "images", "score"
+"""Of the ONNX model: the images, and the lowest score, which need not be given."""
 OUTPUTS = ("boxes", "scores", "labels", "count")
-
-Arrays = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]
-"""boxes [b, max, 4], scores [b, max], labels [b, max], count [b]."""
 
 
 @torch.library.custom_op("sedet::class_nms", mutates_args=())
@@ -71,15 +67,13 @@ def program(deployed: Deployed, size: tuple[int, int] = (97, 131)) -> torch.expo
         return torch.export.export(deployed, (example,), dynamic_shapes=(free,), strict=False)
 
 
-def to_onnx(deployed: Deployed, facts: dict[str, Any]) -> bytes:
-    """An ONNX model with everything inside, ``facts`` as JSON in its metadata under "sedet".
+def to_onnx(deployed: Deployed) -> Any:
+    """The traced module as an ONNX model (``onnx.ModelProto``), still without a word about itself.
 
     Raises:
         SedetError: onnx or onnxscript is not installed.
     """
     need("onnx", "onnxscript")
-    import onnx
-
     deployed.suppress = class_nms
     try:
         traced = program(deployed)
@@ -98,17 +92,33 @@ def to_onnx(deployed: Deployed, facts: dict[str, Any]) -> bytes:
     finally:
         deployed.suppress = graph.suppress
     assert found is not None
-    model = found.model_proto
+    return found.model_proto
+
+
+def finished(model: Any, facts: dict[str, Any]) -> bytes:
+    """An ONNX model's file, ``facts`` as JSON in its metadata under "sedet", the class names under "classes"."""
+    import onnx
+
     for node in model.graph.node:  # where a node came from, in paths of this machine's source files
         del node.metadata_props[:]
     for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
         del value.metadata_props[:]
     del model.graph.metadata_props[:], model.metadata_props[:]
+    offer_score(model)
     model.producer_name, model.producer_version = "sedet", str(facts["sedet"])
     onnx.helper.set_model_props(model, {"sedet": json.dumps(facts), "classes": json.dumps(facts["classes"])})
     onnx.checker.check_model(model)
     data: bytes = model.SerializeToString()
     return data
+
+
+def offer_score(model: Any) -> None:
+    """Make the lowest score an input with a default: ONNX lets an initializer be overridden if it is named as one."""
+    import onnx
+
+    if SCORE not in {tensor.name for tensor in model.graph.initializer}:
+        raise SedetError("the exported graph has lost its lowest score; please report this with your versions of torch")
+    model.graph.input.append(onnx.helper.make_tensor_value_info(SCORE, onnx.TensorProto.FLOAT, []))
 
 
 def to_torch_export(deployed: Deployed, facts: dict[str, Any]) -> bytes:
@@ -117,36 +127,6 @@ def to_torch_export(deployed: Deployed, facts: dict[str, Any]) -> bytes:
     with quiet():
         torch.export.save(program(deployed), file, extra_files={"sedet.json": json.dumps(facts)})
     return file.getvalue()
-
-
-class OnnxSession:
-    """An ONNX model in ONNX Runtime on the CPU, called as the traced module is."""
-
-    def __init__(self, data: bytes, threads: int = 0) -> None:
-        need("onnxruntime")
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-
-    def __call__(self, images: NDArray[np.uint8]) -> Arrays:
-        boxes, scores, labels, count = self.session.run(None, {INPUT: images})
-        return boxes, scores, labels, count
-
-
-class TorchExportSession:
-    """A saved torch.export program, called as the traced module is."""
-
-    def __init__(self, data: bytes) -> None:
-        with quiet():
-            self.module = torch.export.load(io.BytesIO(data)).module()
-
-    def __call__(self, images: NDArray[np.uint8]) -> Arrays:
-        with torch.inference_mode():
-            boxes, scores, labels, count = self.module(torch.from_numpy(images))
-        return boxes.numpy(), scores.numpy(), labels.numpy(), count.numpy()
 
 
 def need(*packages: str) -> None:

@@ -56,26 +56,35 @@ class Deployed(nn.Module):
     """uint8 images in, padded detections out.
 
     Args:
-        model: the detector, in evaluation mode.
+        model: the detector; a copy of it is taken.
         image_size: long side that images are resized to, pixels.
-        score: lowest score of a detection.
+        score: lowest score of a detection (itself excluded); a buffer, which can be set afterwards.
         max_detections: detections of an image that there is room for.
+        half: whether the network computes in float16; boxes, scores and all that follows them stay in float32.
         suppress: how non-maximum suppression is done.
     """
 
     def __init__(
-        self, model: Detector, image_size: int, score: float, max_detections: int, suppress: Suppress = suppress
+        self,
+        model: Detector,
+        image_size: int,
+        score: float,
+        max_detections: int,
+        half: bool = False,
+        suppress: Suppress = suppress,
     ) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         bake_norms(self.model.backbone.body)
+        self.dtype = torch.float16 if half else torch.float32
+        self.model.to(self.dtype)
         self.image_size, self.side, self.most = image_size, canvas_side(image_size), max_detections
         self.suppress = suppress
         self.score: Tensor
         self.register_buffer("score", torch.tensor(score, dtype=torch.float32))
         with torch.no_grad():  # one look at an empty canvas tells how the regions are laid out
             size = torch.full((1, 2), self.side)
-            regions = self.model(torch.zeros(1, 3, self.side, self.side), size)
+            regions = self.model(torch.zeros(1, 3, self.side, self.side, dtype=self.dtype), size)
         self.levels = level_slices(regions)
         self.strides: list[float] = torch.unique_consecutive(regions.strides).tolist()
 
@@ -90,7 +99,7 @@ class Deployed(nn.Module):
             int64 [batch, max]; count int64 [batch]. Rows from ``count`` on are zeros, with label -1.
         """
         canvas, content, original = self.place(images)
-        regions = self.model(canvas, content)
+        regions = self.model(canvas.to(self.dtype), content)
         scores, boxes, labels, iou = self.candidates(regions, content)
         limit = torch.cat([content, content], dim=1)[:, None].to(boxes.dtype)
         boxes = torch.minimum(boxes.clamp(min=0), limit)
@@ -177,7 +186,7 @@ class Deployed(nn.Module):
         for stride, feature in zip(strides, regions.maps[:-1], strict=True):
             part = roi_align(feature.float(), rows, two_stage.POOLED, 1.0 / stride, two_stage.SAMPLING_RATIO)
             pooled = pooled + part * (2.0**own == stride)[:, None, None, None]
-        logits, deltas = model.box_predictor(model.box_head(pooled))
+        logits, deltas = (x.float() for x in model.box_predictor(model.box_head(pooled.to(self.dtype))))
         probability = logits.softmax(dim=-1)[:, 1:].reshape(-1, number, model.spec.classes)  # the background is first
         moves = deltas.unflatten(1, (-1, 4))[:, 1:].reshape(-1, number, model.spec.classes, 4)
         return probability * (top > 0)[..., None], decode(moves, rois[:, :, None], two_stage.BOX_WEIGHTS)

@@ -1,0 +1,280 @@
+"""A detector as one file for production: traced, checked against PyTorch on real images, written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from sedet.data.formats import read_table
+from sedet.data.images import read_image
+from sedet.data.sources import find_images
+from sedet.detectors.regions import Detections
+from sedet.errors import ConfigError, DataError, ImageError, SedetError
+from sedet.export.agreement import TOLERANCES, Agreement, agreement
+from sedet.export.formats import OPSET, finished, to_onnx, to_torch_export
+from sedet.export.graph import Deployed
+from sedet.export.options import Format, Precision
+from sedet.export.quantize import CALIBRATION_IMAGES, quantized
+from sedet.export.session import ExportedPredictor, OnnxSession, Session, TorchExportSession
+from sedet.files import naming, unwritable, write_atomically
+from sedet.predict import LARGEST_SIDE, evaluate
+from sedet.predictor import Pixels, Predictor, check_score, load
+from sedet.settings import load_config
+
+CHECK_IMAGES = 32
+"""Images that both are compared on, at most."""
+SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What ``export`` did.
+
+    Attributes:
+        path: the file written.
+        facts: what the file says of itself (its metadata).
+        size: bytes.
+        agreement: how its detections agree with PyTorch's; None without a check.
+        on: what it was checked on.
+        seconds: an image in PyTorch and in the exported file, on this CPU; None without a check.
+        ap: AP of PyTorch and of the exported file, percent points; None without labelled data.
+    """
+
+    path: Path
+    facts: dict[str, Any]
+    size: int
+    agreement: Agreement | None
+    on: str
+    seconds: tuple[float, float] | None
+    ap: tuple[float, float] | None
+
+    def __str__(self) -> str:
+        f = self.facts
+        what = f"ONNX, opset {f['opset']}" if f["format"] == "onnx" else "torch.export"
+        classes = ", ".join(f"{i} {name}" for i, name in enumerate(f["classes"][:6]))
+        more = f", ... {len(f['classes'])} in all" if len(f["classes"]) > 6 else ""
+        lines = [
+            f"Exported {self.path} ({what}, {f['precision']}, {self.size / 1e6:.1f} MB)",
+            f"  in     images uint8 [batch, height, width, 3], RGB, any size; lowest score {f['score']:.2f}",
+            f"  out    boxes [batch, {f['max_detections']}, 4] (xyxy, pixels of the images), scores, labels, count",
+            f"  labels {classes}{more}",
+        ]
+        lines.append(f"  check  {self.on}" + (f": {self.agreement}" if self.agreement else ""))
+        if self.seconds:
+            before, after = (1000 * s for s in self.seconds)
+            lines.append(f"  time   {after:.0f} ms an image, {before:.0f} in PyTorch (CPU, one image at a time)")
+        if self.ap:
+            lines.append(f"  AP     {self.ap[1]:.1f}, {self.ap[0]:.1f} in PyTorch ({self.ap[1] - self.ap[0]:+.1f})")
+        return "\n".join(lines)
+
+
+def export(
+    detector: str | Path,
+    out: str | Path | None = None,
+    format: Format = "onnx",
+    precision: Precision = "fp32",
+    score: float | None = None,
+    max_detections: int = 100,
+    images: str | Sequence[str] = (),
+    data: str | Path | None = None,
+    data_images: str | Path | None = None,
+    split: str = "val",
+    check: bool = True,
+    overwrite: bool = False,
+) -> Exported:
+    """Export a detector as one file that holds everything from the image's bytes to the final boxes.
+
+    The file takes uint8 images [batch, height, width, 3], RGB, and gives boxes float32 [batch, n, 4] (xyxy, pixels of
+    the images), scores float32 [batch, n], labels int64 [batch, n] and count int64 [batch]; rows from ``count`` on are
+    padding. An ONNX file has one more input, which need not be given: the lowest score.
+
+    Args: as the flags of ``sedet export``; see :class:`sedet.export.options.ExportOptions`.
+
+    Raises:
+        SedetError: a package, the detector, images or data are not usable, or the exported detector does not say what
+            the original says; nothing is written then.
+    """
+    sources = [images] if isinstance(images, str) else list(images)
+    path = checked_options(detector, out, format, precision, score, max_detections, overwrite)
+    predictor = load(detector, "cpu")
+    score = predictor.score if score is None else score
+    run = run_data(Path(detector)) if not (data or sources) else {}
+    data, data_images = data or run.get("val"), data_images or run.get("val_images")
+    table = read_table(data, images=data_images, split=split) if data is not None else None
+
+    deployed = Deployed(predictor.model, predictor.image_size, score, max_detections, half=precision == "fp16")
+    facts = facts_of(predictor, format, precision, score, max_detections)
+    session: Session
+    if format == "onnx":
+        model = to_onnx(deployed)
+        if precision == "int8":
+            model = quantized(model, calibration(sources or run.get("unlabeled", [])))
+        content = finished(model, facts)
+        session = OnnxSession(content)
+    else:
+        content = to_torch_export(deployed, facts)
+        session = TorchExportSession(content)
+    found, on, seconds, ap = None, "not compared with PyTorch", None, None
+    if check:
+        exported = ExportedPredictor(predictor, session)
+        if table is not None:
+            on, pixels = f"on images of {table.source}", [e.path for e in table.images]
+            given = readable(pixels, [e.use_exif for e in table.images])
+        elif sources:
+            on, given = "on images of " + ", ".join(sources), readable(find_images(sources))
+        else:
+            on, given = "on noise (give --images or --data)", noise(predictor.image_size)
+        found, seconds = compared(predictor, exported, list(islice(given, CHECK_IMAGES)), score, max_detections)
+        judge(found, precision)
+        if table is not None:
+            both = [evaluate(p, table, batch=1).ap for p in (predictor, exported)]
+            ap = (both[0], both[1])
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    return Exported(path, facts, len(content), found, on, seconds, ap)
+
+
+def checked_options(
+    detector: str | Path,
+    out: str | Path | None,
+    format: str,
+    precision: str,
+    score: float | None,
+    max_detections: int,
+    overwrite: bool,
+) -> Path:
+    """The file to write.
+
+    Raises:
+        ConfigError: a setting is not possible, or the file is there already.
+    """
+    for value, known, flag in ((format, get_args(Format), "format"), (precision, get_args(Precision), "precision")):
+        if value not in known:
+            raise ConfigError(f"{flag} must be one of {', '.join(known)}, not '{value}'")
+    if format != "onnx" and precision == "int8":
+        raise ConfigError("int8 is made by ONNX Runtime: use it with the format onnx")
+    if score is not None:
+        check_score(score)
+    if max_detections < 1:
+        raise ConfigError(f"max_detections must be 1 or more, not {max_detections}")
+    name = "best" if precision == "fp32" else f"best-{precision}"
+    place = Path(detector) if Path(detector).is_dir() else Path(detector).parent
+    path = Path(out) if out is not None else place / f"{name}{SUFFIXES[format]}"
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give --out the name of a file, as {path / name}{SUFFIXES[format]}")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path} is there already; give --overwrite to replace it, or another --out")
+    if (reason := unwritable(path)) is not None:
+        raise ConfigError(f"{path} cannot be written: {reason}. Give --out another place")
+    return path
+
+
+def facts_of(predictor: Predictor, format: str, precision: str, score: float, most: int) -> dict[str, Any]:
+    """What the file says of itself."""
+    import sedet
+
+    return {
+        "sedet": sedet.__version__,
+        "format": format,
+        "opset": OPSET if format == "onnx" else None,
+        "precision": precision,
+        "detector": predictor.model.spec.to_dict()["detector"],
+        "classes": list(predictor.classes),
+        "category_ids": list(predictor.category_ids),
+        "image_size": predictor.image_size,
+        "score": score,
+        "max_detections": most,
+    }
+
+
+def run_data(detector: Path) -> dict[str, Any]:
+    """The run's own val and unlabelled images, as far as its config.yaml is there and leads to them."""
+    file = (detector if detector.is_dir() else detector.parent) / "config.yaml"
+    if not file.is_file():
+        return {}
+    try:
+        config = load_config(file)
+    except SedetError:
+        return {}
+    found: dict[str, Any] = {}
+    if config.val is not None and Path(config.val).exists():
+        found |= {"val": config.val, "val_images": config.val_images}
+    if config.unlabeled and all(Path(source).exists() for source in config.unlabeled):
+        found["unlabeled"] = list(config.unlabeled)
+    return found
+
+
+def calibration(sources: Sequence[str]) -> Iterator[Pixels]:
+    """Images to calibrate on, spread evenly over the sources' files.
+
+    Raises:
+        ConfigError: there are no sources.
+        DataError: none of the images can be read.
+    """
+    if not sources:
+        raise ConfigError("int8 needs images to calibrate on, like those it will see: give --images FOLDER")
+    paths = find_images(list(sources))
+    picked = paths[:: max(1, len(paths) // CALIBRATION_IMAGES)]
+    if next(readable(picked), None) is None:
+        raise DataError("no image can be read", ", ".join(sources), "Give --images a folder of images")
+    return islice(readable(picked), CALIBRATION_IMAGES)
+
+
+def readable(paths: Sequence[Path], use_exif: Sequence[bool] | None = None) -> Iterator[Pixels]:
+    """Decoded images, without those that cannot be read."""
+    for i, path in enumerate(paths):
+        try:
+            yield read_image(path, use_exif=use_exif is None or use_exif[i], max_side=LARGEST_SIDE)
+        except ImageError:
+            continue
+
+
+def noise(image_size: int) -> Iterator[Pixels]:
+    """Images that no detector was made for: better than nothing."""
+    rng = np.random.default_rng(0)
+    for width, height in ((1.0, 0.75), (0.6, 1.0), (2.0, 1.5), (0.3, 0.3)):
+        coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        sides = (max(1, round(image_size * height)), max(1, round(image_size * width)))
+        rows, columns = (np.arange(side) * 8 // side for side in sides)
+        yield np.ascontiguousarray(coarse[rows][:, columns])
+
+
+def compared(
+    original: Predictor, exported: Predictor, images: Sequence[Pixels], score: float, most: int
+) -> tuple[Agreement, tuple[float, float]]:
+    """How both agree, and the seconds each takes an image.
+
+    Raises:
+        DataError: there are no images.
+    """
+    if not images:
+        raise DataError("there is no image to compare on", None, "Give --images a folder, or --no-check")
+    found: list[list[Detections]] = []
+    seconds = []
+    for predictor in (original, exported):
+        predictor.detect(images[:1], score, most)  # the first is slow
+        start = time.perf_counter()
+        found.append([predictor.detect([image], score, most)[0] for image in images])
+        seconds.append((time.perf_counter() - start) / len(images))
+    return agreement(found[0], found[1], score), (seconds[0], seconds[1])
+
+
+def judge(found: Agreement, precision: str) -> None:
+    """
+    Raises:
+        SedetError: the detections differ by more than the precision allows.
+    """
+    tolerance = TOLERANCES.get(precision)
+    if tolerance is not None and not found.within(tolerance):
+        raise SedetError(
+            f"the exported detector does not say what the original says: {found}. Allowed are {tolerance.missing:.0%} "
+            f"without a counterpart and a difference of {tolerance.score:g}. Nothing was written; --no-check writes it "
+            "all the same. Please report it with your versions of torch and onnxscript"
+        )
