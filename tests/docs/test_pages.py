@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import os
@@ -10,8 +11,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
+NEEDED = re.compile(r"runs/[\w-]+(?=/best)|(?:(?<=--resume )|(?<=sedet label )|(?<=sedet export ))runs/[\w-]+")
+"""Runs that a command starts from."""
 ELSEWHERE = ("git clone", "make demo", "make test", "make lint", "pip install")
 """Lines that are tested by continuous integration itself."""
 
@@ -72,8 +76,27 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(api, "complete", quick)
     for name in ("watch", "finish"):  # pictures take most of the time of a training this small
         monkeypatch.setattr(Album, name, lambda *_: None)
+    one_export_serves_all(monkeypatch)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
+
+
+def one_export_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing takes most of the time of an export: here it is done once for all pages, and so cannot be judged."""
+    from sedet.export import export
+
+    for name in ("to_onnx", "to_torch_export"):
+        monkeypatch.setattr(export, name, partial(traced, name, getattr(export, name)))
+    monkeypatch.setattr(export, "judge", lambda *_: None)
+
+
+def traced(name: str, make: Callable[..., Any], *given: Any) -> Any:
+    if name not in TRACED:
+        TRACED[name] = make(*given)
+    return copy.deepcopy(TRACED[name])
+
+
+TRACED: dict[str, Any] = {}
 
 
 def test_there_is_something_to_type() -> None:
@@ -91,7 +114,10 @@ def test_every_command_runs(page: Path, place: Path) -> None:
         if typed.startswith(ELSEWHERE) or "--help" in words:
             continue
         assert words[0] == "sedet", f"{page.name} tells to type '{typed}': run it here or name it in ELSEWHERE"
-        needed = re.findall(r"runs/[\w-]+(?=/best)|(?<=--resume )runs/[\w-]+|(?<=sedet label )runs/[\w-]+", typed)
+        needed = NEEDED.findall(typed)
+            r"runs/[\w-]+(?=/best)|(?<=--resume )runs/[\w-]+|(?<=sedet label )runs/[\w-]+",
+            typed,
+        )
         for run in needed:  # made by another page, or by a command that a reader has run before
             if not (place / run).exists():
                 train(run)

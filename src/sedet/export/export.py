@@ -14,6 +14,7 @@ import numpy as np
 from sedet.data.formats import read_table
 from sedet.data.images import read_image
 from sedet.data.sources import find_images
+from sedet.data.views import plain_view
 from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError, DataError, ImageError, SedetError
 from sedet.export.agreement import TOLERANCES, Agreement, agreement
@@ -40,7 +41,8 @@ class Exported:
         path: the file written.
         facts: what the file says of itself (its metadata).
         size: bytes.
-        agreement: how its detections agree with PyTorch's; None without a check.
+        agreement: how its detections agree with PyTorch's on the same pixels; None without a check.
+        resized: the same on the images as they are, which the file resizes itself.
         on: what it was checked on.
         seconds: an image in PyTorch and in the exported file, on this CPU; None without a check.
         ap: AP of PyTorch and of the exported file, percent points; None without labelled data.
@@ -50,6 +52,7 @@ class Exported:
     facts: dict[str, Any]
     size: int
     agreement: Agreement | None
+    resized: Agreement | None
     on: str
     seconds: tuple[float, float] | None
     ap: tuple[float, float] | None
@@ -65,7 +68,9 @@ class Exported:
             f"  out    boxes [batch, {f['max_detections']}, 4] (xyxy, pixels of the images), scores, labels, count",
             f"  labels {classes}{more}",
         ]
-        lines.append(f"  check  {self.on}" + (f": {self.agreement}" if self.agreement else ""))
+        lines.append(f"  check  {self.on}")
+        if self.agreement and self.resized:
+            lines += [f"         on the same pixels {self.agreement}", f"         on images as they are {self.resized}"]
         if self.seconds:
             before, after = (1000 * s for s in self.seconds)
             lines.append(f"  time   {after:.0f} ms an image, {before:.0f} in PyTorch (CPU, one image at a time)")
@@ -120,25 +125,29 @@ def export(
     else:
         content = to_torch_export(deployed, facts)
         session = TorchExportSession(content)
-    found, on, seconds, ap = None, "not compared with PyTorch", None, None
+    same, own, seconds, ap, on = None, None, None, None, "not compared with PyTorch"
     if check:
         exported = ExportedPredictor(predictor, session)
         if table is not None:
-            on, pixels = f"on images of {table.source}", [e.path for e in table.images]
-            given = readable(pixels, [e.use_exif for e in table.images])
+            on = str(table.source)
+            given = readable([e.path for e in table.images], [e.use_exif for e in table.images])
         elif sources:
-            on, given = "on images of " + ", ".join(sources), readable(find_images(sources))
+            on, given = ", ".join(sources), readable(find_images(sources))
         else:
-            on, given = "on noise (give --images or --data)", noise(predictor.image_size)
-        found, seconds = compared(predictor, exported, list(islice(given, CHECK_IMAGES)), score, max_detections)
-        judge(found, precision)
+            on, given = "noise (give --images or --data)", noise(predictor.image_size)
+        seen = list(islice(given, CHECK_IMAGES))
+        on = f"{len(seen)} images of {on}" if table is not None or sources else on
+        shrunk = [plain_view(image, predictor.image_size).image.permute(1, 2, 0).numpy() for image in seen]
+        same, _ = compared(predictor, exported, shrunk, score, max_detections)
+        judge(same, precision)
+        own, seconds = compared(predictor, exported, seen, score, max_detections)
         if table is not None:
             both = [evaluate(p, table, batch=1).ap for p in (predictor, exported)]
             ap = (both[0], both[1])
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
-    return Exported(path, facts, len(content), found, on, seconds, ap)
+    return Exported(path, facts, len(content), same, own, on, seconds, ap)
 
 
 def checked_options(
@@ -263,7 +272,7 @@ def compared(
         start = time.perf_counter()
         found.append([predictor.detect([image], score, most)[0] for image in images])
         seconds.append((time.perf_counter() - start) / len(images))
-    return agreement(found[0], found[1], score), (seconds[0], seconds[1])
+    return agreement(found[0], found[1], score, most), (seconds[0], seconds[1])
 
 
 def judge(found: Agreement, precision: str) -> None:

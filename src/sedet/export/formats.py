@@ -37,8 +37,9 @@ def _(boxes: Tensor, scores: Tensor, groups: Tensor, count: int, iou: float) -> 
 
 def onnx_nms(boxes: Any, scores: Any, groups: Any, count: int, iou: float) -> Any:
     """ONNX's NonMaxSuppression takes the scores of every class: those of other classes are zeros, which it skips."""
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
 
+    op: Any = opset18
     classes = op.Reshape(op.Constant(value_ints=list(range(count))), op.Constant(value_ints=[1, count, 1]))
     own = op.Equal(op.Unsqueeze(groups, op.Constant(value_ints=[1])), classes)
     zero = op.Constant(value_float=0.0)

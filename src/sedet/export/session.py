@@ -49,12 +49,12 @@ class TorchExportSession:
 
     def __init__(self, data: bytes) -> None:
         with quiet():
-            self.module = torch.export.load(io.BytesIO(data)).module()
-        self.score = float(self.module.score)
+            self.module: Any = torch.export.load(io.BytesIO(data)).module()
+        self.score = float(self.module.get_buffer("score"))
 
     def __call__(self, images: NDArray[np.uint8], score: float | None = None) -> Arrays:
         with torch.inference_mode():
-            self.module.score.fill_(self.score if score is None else score)
+            self.module.get_buffer("score").fill_(self.score if score is None else score)
             boxes, scores, labels, count = self.module(torch.from_numpy(images))
         return boxes.numpy(), scores.numpy(), labels.numpy(), count.numpy()
 
