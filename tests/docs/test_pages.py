@@ -115,9 +115,6 @@ def test_every_command_runs(page: Path, place: Path) -> None:
             continue
         assert words[0] == "sedet", f"{page.name} tells to type '{typed}': run it here or name it in ELSEWHERE"
         needed = NEEDED.findall(typed)
-            r"runs/[\w-]+(?=/best)|(?<=--resume )runs/[\w-]+|(?<=sedet label )runs/[\w-]+",
-            typed,
-        )
         for run in needed:  # made by another page, or by a command that a reader has run before
             if not (place / run).exists():
                 train(run)
