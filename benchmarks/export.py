@@ -22,8 +22,8 @@ from benchmarks.provenance import ROOT, machine, provenance, versions
 from benchmarks.rows import write_json
 from benchmarks.tables import write_if_changed
 from benchmarks.values import table
-from sedet.export.export import export
-from sedet.export.options import Format, Precision
+from sedet.exporting.export import export
+from sedet.exporting.options import Format, Precision
 from sedet.settings import load_config
 
 MEASURED = ROOT / "benchmarks" / "trials" / "export.json"

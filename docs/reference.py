@@ -21,7 +21,7 @@ from sedet.cli import COMMANDS
 from sedet.compare.command import CompareOptions
 from sedet.config import TrainConfig
 from sedet.evaluation.analyze_options import AnalyzeOptions
-from sedet.export.options import ExportOptions
+from sedet.exporting.options import ExportOptions
 from sedet.labeling.options import LabelOptions, MergeOptions
 from sedet.settings import field_docs, hints, is_group
 

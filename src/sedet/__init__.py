@@ -20,7 +20,7 @@ from sedet.config import DenseTeacherConfig, ModelConfig, SEDConfig, TrainConfig
 from sedet.errors import SedetError
 
 if TYPE_CHECKING:
-    from sedet.export.export import export
+    from sedet.exporting.export import export
     from sedet.labeling.label import label
     from sedet.labeling.merge import merge
     from sedet.predict import evaluate, load, predict_sources
@@ -47,7 +47,7 @@ __all__ = [
 # Where a public name lives that is imported at its first use.
 _LAZY = {
     "evaluate": "sedet.predict",
-    "export": "sedet.export.export",
+    "export": "sedet.exporting.export",
     "label": "sedet.labeling.label",
     "load": "sedet.predict",
     "merge": "sedet.labeling.merge",

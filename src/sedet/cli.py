@@ -167,13 +167,13 @@ def merge(argv: Sequence[str]) -> int:
 
 
 def export(argv: Sequence[str]) -> int:
-    from sedet.export.options import ExportOptions
+    from sedet.exporting.options import ExportOptions
 
     options = parse(ExportOptions, argv, "sedet export")
 
     from dataclasses import asdict
 
-    from sedet.export.export import export as export_detector
+    from sedet.exporting.export import export as export_detector
 
     show_warnings()
     done = export_detector(**asdict(options))

@@ -83,7 +83,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def one_export_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracing takes most of the time of an export: here it is done once for all pages, and so cannot be judged."""
-    from sedet.export import export
+    from sedet.exporting import export
 
     for name in ("to_onnx", "to_torch_export"):
         monkeypatch.setattr(export, name, partial(traced, name, getattr(export, name)))

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from sedet.errors import SedetError
-from sedet.export import graph
-from sedet.export.graph import Deployed
+from sedet.exporting import graph
+from sedet.exporting.graph import Deployed
 
 OPSET = 18
 """ONNX operator set of the files; ONNX Runtime runs it since 1.14."""

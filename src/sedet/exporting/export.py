@@ -17,12 +17,12 @@ from sedet.data.sources import find_images
 from sedet.data.views import plain_view
 from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError, DataError, ImageError, SedetError
-from sedet.export.agreement import TOLERANCES, Agreement, agreement
-from sedet.export.formats import OPSET, finished, to_onnx, to_torch_export
-from sedet.export.graph import Deployed
-from sedet.export.options import Format, Precision
-from sedet.export.quantize import CALIBRATION_IMAGES, quantized
-from sedet.export.session import ExportedPredictor, OnnxSession, Session, TorchExportSession
+from sedet.exporting.agreement import TOLERANCES, Agreement, agreement
+from sedet.exporting.formats import OPSET, finished, to_onnx, to_torch_export
+from sedet.exporting.graph import Deployed
+from sedet.exporting.options import Format, Precision
+from sedet.exporting.quantize import CALIBRATION_IMAGES, quantized
+from sedet.exporting.session import ExportedPredictor, OnnxSession, Session, TorchExportSession
 from sedet.files import naming, unwritable, write_atomically
 from sedet.predict import LARGEST_SIDE, evaluate
 from sedet.predictor import Pixels, Predictor, check_score, load
@@ -99,7 +99,7 @@ def export(
     the images), scores float32 [batch, n], labels int64 [batch, n] and count int64 [batch]; rows from ``count`` on are
     padding. An ONNX file has one more input, which need not be given: the lowest score.
 
-    Args: as the flags of ``sedet export``; see :class:`sedet.export.options.ExportOptions`.
+    Args: as the flags of ``sedet export``; see :class:`sedet.exporting.options.ExportOptions`.
 
     Raises:
         SedetError: a package, the detector, images or data are not usable, or the exported detector does not say what

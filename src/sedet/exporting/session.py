@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from sedet.detectors.regions import Detections
-from sedet.export.formats import INPUT, SCORE, need, quiet
+from sedet.exporting.formats import INPUT, SCORE, need, quiet
 from sedet.predictor import Pixels, Predictor
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]

@@ -19,13 +19,13 @@ from sedet import cli
 from sedet.detectors.file import save_detector
 from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError, SedetError
-from sedet.export import export as module
-from sedet.export.agreement import Agreement, Tolerance, agreement
-from sedet.export.export import export, noise, run_data
-from sedet.export.session import OnnxSession
+from sedet.exporting import export as module
+from sedet.exporting.agreement import Agreement, Tolerance, agreement
+from sedet.exporting.export import export, noise, run_data
+from sedet.exporting.session import OnnxSession
 from sedet.predictor import load
 from tests import tiny
-from tests.export.test_graph import network, picture
+from tests.exporting.test_graph import network, picture
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -15,8 +15,8 @@ from sedet.detectors.build import Detector, build_detector
 from sedet.detectors.folding import bake_norms
 from sedet.detectors.inference import detect
 from sedet.detectors.regions import Detections
-from sedet.export.agreement import TOLERANCES, agreement
-from sedet.export.graph import Deployed, resize_weights, suppress
+from sedet.exporting.agreement import TOLERANCES, agreement
+from sedet.exporting.graph import Deployed, resize_weights, suppress
 
 KINDS = ("fcos", "retinanet", "faster_rcnn")
 

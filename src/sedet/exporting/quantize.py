@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sedet.export.formats import INPUT, need, quiet
+from sedet.exporting.formats import INPUT, need, quiet
 
 CALIBRATION_IMAGES = 64
 """Images that the ranges are measured on, at most."""
