@@ -73,6 +73,9 @@ def evaluate(argv: Sequence[str]) -> int:
         device=options.device,
         json=options.json,
         detections=options.detections,
+        tiles=options.tiles,
+        tile_overlap=options.tile_overlap,
+        tile_whole=options.tile_whole,
         progress=sys.stderr.isatty(),
     )
     Console().print(metrics.table())
@@ -112,6 +115,7 @@ def predict(argv: Sequence[str]) -> int:
         score=(options.score or 0, 0, 1),
         batch=(options.batch, 1, None),
         max_detections=(options.max_detections, 1, None),
+        every=(options.every, 1, None),
     )
     if not options.sources:
         raise ConfigError("nothing to predict on: name images, folders, list files or globs after the detector")
@@ -129,6 +133,10 @@ def predict(argv: Sequence[str]) -> int:
         batch=options.batch,
         device=options.device,
         max_detections=options.max_detections,
+        tiles=options.tiles,
+        tile_overlap=options.tile_overlap,
+        tile_whole=options.tile_whole,
+        every=options.every,
         progress=sys.stderr.isatty(),
     )
     print(printable(str(summary)))
@@ -292,7 +300,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "train": ("train a detector from few labels and a folder of unlabelled images", train),
     "eval": ("judge a detector on labelled data (COCO metrics)", evaluate),
     "analyze": ("measure what makes a detector's answers poor labels: numbers and plots", analyze),
-    "predict": ("find objects in images, folders or globs", predict),
+    "predict": ("find objects in images, folders, large images in tiles, and videos", predict),
     "export": ("export a detector as one file for production: ONNX, or torch.export", export),
     "label": ("label folders of images, ranked for annotation, for other tools", label),
     "merge": ("take corrected labels back into the labelled data", merge),

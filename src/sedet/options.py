@@ -44,6 +44,12 @@ class EvalOptions:
     """Write the metrics to this JSON file too."""
     detections: str | None = None
     """Write the detections to this file: a COCO results list with the data's image and category ids."""
+    tiles: int | None = None
+    """Judge it with tiles, as sedet predict --tiles: tells what they bring."""
+    tile_overlap: float = 0.2
+    """Share of a tile that it has in common with the next."""
+    tile_whole: bool = True
+    """Look at the whole image too, for objects larger than a tile."""
     batch: int = 8
     """Images at a time."""
     device: str = "auto"
@@ -52,7 +58,7 @@ class EvalOptions:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Find objects in images.
+    """Find objects in images, large images and videos.
 
     sedet predict runs/first/best.safetensors photos/ --format coco --draw
     """
@@ -60,17 +66,25 @@ class PredictOptions:
     detector: str = field(metadata=POSITIONAL)
     """Detector file (best.safetensors of a run)."""
     sources: tuple[str, ...] = field(metadata=POSITIONAL)
-    """Images, folders (recursive), list files (.txt) or globs."""
+    """Images, folders (recursive), list files (.txt) or globs; video files."""
     out: str = "predictions"
     """Folder to write to. Must be new or empty."""
     format: tuple[Literal["jsonl", "csv", "coco", "yolo"], ...] = ("jsonl",)
     """How detections are written; one or several."""
     draw: bool = False
-    """Write the images with their detections drawn, too."""
+    """Write the images with their detections drawn, too; of a video a video."""
     score: float | None = None
     """Lowest score of a detection that is written. Default: the detector's best on its val images, else 0.3."""
     max_detections: int = 100
-    """Most detections an image, best first."""
+    """Most detections an image, best first (with --tiles: a tile)."""
+    tiles: int | None = None
+    """Look at images with a longer side in tiles of this side, pixels: for small objects in large images."""
+    tile_overlap: float = 0.2
+    """Share of a tile that it has in common with the next."""
+    tile_whole: bool = True
+    """Look at the whole image too, for objects larger than a tile."""
+    every: int = 1
+    """Of a video, look at every n-th frame."""
     batch: int = 8
     """Images at a time."""
     device: str = "auto"

@@ -24,26 +24,37 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from sedet.predictor import Result
+    from sedet.video import VideoFile
 
 Format = Literal["jsonl", "csv", "coco", "yolo"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """Where a frame stands in its video: its number from 0, and when it is shown."""
+
+    frame: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
-    """One image to write down.
+    """One image, or frame of a video, to write down.
 
     Attributes:
         index: its place among all images, from 0.
         name: its path below the folder that all images share (forward slashes).
         stem: ``name`` without its ending, different for each image; for files made from it.
         result: its detections.
+        moment: of a frame.
     """
 
     index: int
     name: str
     stem: str
     result: Result
+    moment: Moment | None = None
 
 
 class Writer(Protocol):
@@ -91,7 +102,10 @@ class JSONLines:
         self._stream = Stream(out / "predictions.jsonl")
 
     def add(self, item: Item) -> None:
-        record = {"image": item.name, **item.result.to_dict()}
+        record: dict[str, Any] = {"image": item.name}
+        if item.moment is not None:
+            record |= {"frame": item.moment.frame, "seconds": round(item.moment.seconds, 4)}
+        record |= item.result.to_dict()
         self._stream.write(json.dumps(record, allow_nan=False) + "\n")
 
     def finish(self) -> list[Path]:
@@ -197,18 +211,39 @@ class YOLO:
 
 
 class Pictures:
-    """``pictures/NAME.jpg``: the images with their detections drawn."""
+    """``pictures/NAME.jpg``: the images with their detections drawn; of a video one video, ``pictures/NAME.mp4``."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, every: int = 1) -> None:
         self.folder = out / "pictures"
         self.folder.mkdir()
+        self._every = every
+        self._video: VideoFile | None = None
 
     def add(self, item: Item, picture: Image.Image) -> None:
+        if item.moment is not None and item.result.path is not None:
+            self._add_frame(item, item.result.path, picture)
+            return
         encoded = io.BytesIO()  # written to a file, Pillow does not tell of a full disk
         picture.save(encoded, format="JPEG", quality=90, subsampling=0)
         write_atomically(self.folder / f"{item.stem}.jpg", encoded.getvalue(), durable=False)
 
+    def _add_frame(self, item: Item, source: Path, picture: Image.Image) -> None:
+        from sedet.video import VideoFile, rate_of
+
+        path = self.folder / f"{item.stem.rpartition('/')[0]}.mp4"
+        if self._video is None or self._video.path != path:
+            self.finish()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._video = VideoFile(path, rate_of(source) / self._every)
+        self._video.add(picture)
+
+    def finish(self) -> None:
+        if self._video is not None:
+            self._video.finish()
+
     def discard(self) -> None:
+        if self._video is not None:
+            self._video.discard()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

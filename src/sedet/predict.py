@@ -5,22 +5,18 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain
 from json import dumps
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from PIL import Image
 
 from sedet.data.clean import clean
 from sedet.data.formats import read_table
-from sedet.data.images import read_image, read_size
 from sedet.data.sources import find_images
 from sedet.data.table import AnnotationTable
 from sedet.detectors.regions import Detections
@@ -40,6 +36,10 @@ from sedet.outputs import (
     write_text,
 )
 from sedet.predictor import Pixels, Predictor, Result, batches, check_score, load
+from sedet.stream import images as read_images
+from sedet.stream import read_ahead, read_file, video_frames
+from sedet.tiles import TiledPredictor
+from sedet.video import is_video
 
 __all__ = [
     "PredictSummary",
@@ -51,10 +51,6 @@ __all__ = [
     "load",
     "predict_sources",
 ]
-
-Source = TypeVar("Source")
-Read = tuple[Pixels, tuple[int, int]] | ImageError
-"""Pixels of an image as read, and the original's width and height; or what was wrong with it."""
 
 LARGEST_SIDE = 4096
 """Files with a longer side are shrunk to it when read, so that memory stays within bounds."""
@@ -101,23 +97,29 @@ def predict_sources(
     batch: int = 8,
     device: str = "auto",
     max_detections: int = 100,
+    tiles: int | None = None,
+    tile_overlap: float = 0.2,
+    tile_whole: bool = True,
+    every: int = 1,
     workers: int = 2,
     progress: bool = False,
 ) -> PredictSummary:
-    """Find objects in files and write them down. Memory does not grow with the number of images.
+    """Find objects in files and write them down. Memory does not grow with the number of images or frames.
 
-    An image that cannot be read is reported (a log warning), skipped, counted, and listed in ``skipped.txt``.
+    An image or video that cannot be read is reported (a log warning), skipped, counted, and listed in ``skipped.txt``.
 
     Args:
         detector: detector file.
-        sources: images, folders (recursive), list files or globs.
+        sources: images, folders (recursive), list files or globs; and video files.
         out: folder to write to, new or empty.
         format: one or several of jsonl, csv, coco, yolo; see ``sedet.outputs``.
-        draw: write pictures of the detections too.
+        draw: write pictures of the detections too; of a video a video.
         score: lowest score of a detection that is written. Default: the detector's own, see ``Predictor.score``.
         batch: images at a time.
         device: as for ``load``.
-        max_detections: most detections an image, best first.
+        max_detections: most detections an image, best first (of an image in tiles: a tile).
+        tiles, tile_overlap, tile_whole: look at larger images in tiles, see :class:`sedet.tiles.TiledPredictor`.
+        every: of a video every n-th frame.
         workers: threads that decode images.
         progress: show a progress bar on stderr.
 
@@ -130,37 +132,49 @@ def predict_sources(
     if score is not None:
         check_score(score)
     check_new(out)
+    if every < 1:
+        raise ConfigError(f"every must be 1 or more, not {every}")
     predictor = load(detector, device)
+    if tiles is not None:
+        predictor = TiledPredictor(predictor, tiles, tile_overlap, tile_whole)
     score = predictor.score if score is None else score
-    paths = find_images([sources] if isinstance(sources, str) else list(sources))
-    if not paths:
+    sources = [sources] if isinstance(sources, str) else list(sources)
+    videos = [Path(source) for source in sources if is_video(source)]
+    others = [source for source in sources if not is_video(source)]
+    paths = find_images(others) if others else []
+    if not paths and not videos:
         raise DataError("no images were found", ", ".join(sources), "Give images, folders, lists or globs")
-    names = output_names(paths)
+    names = output_names([*paths, *videos])
+    at_once = 1 if predictor.full_size else batch  # images in full size may fill the memory
+    largest = None if predictor.full_size else LARGEST_SIDE
 
     start, images, count = time.perf_counter(), 0, 0
     skipped: list[str] = []
     writers: list[Writer] = []
     pictures: Pictures | None = None
     try:
-        with _bar(progress, len(paths)) as advance:
-            read = read_ahead(list(enumerate(paths)), lambda item: read_file(item[1], LARGEST_SIDE), workers, 2 * batch)
-            for part in batches(read, batch):
+        with _bar(progress, None if videos else len(paths)) as advance:
+            stream = chain(
+                read_images(paths, names[: len(paths)], largest, workers, 2 * at_once),
+                video_frames(videos, names[len(paths) :], every),
+            )
+            for part in batches(enumerate(stream), at_once):
                 good = []
-                for (index, path), decoded in part:
-                    if isinstance(decoded, ImageError):
-                        log.warning("skipped: %s", decoded)
-                        skipped.append(str(decoded))
+                for index, picture in part:
+                    if isinstance(picture.read, ImageError):
+                        log.warning("skipped: %s", picture.read)
+                        skipped.append(str(picture.read))
                     else:
-                        good.append((index, path, *decoded))
+                        good.append((index, picture, *picture.read))
                 found = predictor.detect([pixels for _, _, pixels, _ in good], score, max_detections) if good else []
                 if good and not writers:
                     # Only now, so that a run in which nothing can be read leaves nothing behind.
                     out.mkdir(parents=True, exist_ok=True)
                     writers.extend(open_writers(formats, out, predictor.classes, predictor.category_ids))
-                    pictures = Pictures(out) if draw else None
-                for (index, path, pixels, size), detections in zip(good, found, strict=True):
-                    result = predictor.result(rescaled(detections, pixels, size), size, path)
-                    item = Item(index, *names[index], result)
+                    pictures = Pictures(out, every) if draw else None
+                for (index, picture, pixels, size), detections in zip(good, found, strict=True):
+                    result = predictor.result(rescaled(detections, pixels, size), size, picture.path)
+                    item = Item(index, picture.name, picture.stem, result, picture.moment)
                     for writer in writers:
                         writer.add(item)
                     if pictures is not None:
@@ -168,9 +182,10 @@ def predict_sources(
                     images, count = images + 1, count + len(result)
                 advance(len(part))
         if not images:
-            raise DataError(f"none of the {len(paths)} images can be read. The first: {skipped[0]}", ", ".join(sources))
+            raise DataError(f"none of the {len(names)} images can be read. The first: {skipped[0]}", ", ".join(sources))
         files = [path for writer in writers for path in writer.finish()]
         if pictures is not None:
+            pictures.finish()
             files.append(pictures.folder)
         if skipped:
             write_text(out / "skipped.txt", "".join(" ".join(line.split()) + "\n" for line in skipped))
@@ -197,6 +212,9 @@ def evaluate(
     area_ranges: tuple[float, float] = COCO_AREA_RANGES,
     json: str | Path | None = None,
     detections: str | Path | None = None,
+    tiles: int | None = None,
+    tile_overlap: float = 0.2,
+    tile_whole: bool = True,
     progress: bool = False,
 ) -> Metrics:
     """Judge a detector by COCO's metrics on labelled data.
@@ -213,6 +231,7 @@ def evaluate(
         area_ranges: sides in original pixels that part small, medium and large objects.
         json: file to write the metrics to.
         detections: file to write the detections to: a COCO results list with the image and category ids of the data.
+        tiles, tile_overlap, tile_whole: as of ``predict_sources``.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -225,6 +244,8 @@ def evaluate(
             raise ConfigError(f"{file} cannot be written: {reason}. Give --{flag} another place")
     table = data if isinstance(data, AnnotationTable) else read_table(data, images=images, split=split or "val")
     predictor = detector if isinstance(detector, Predictor) else load(detector, device)
+    if tiles is not None:
+        predictor = TiledPredictor(predictor, tiles, tile_overlap, tile_whole)
     table, problems = clean(agreed_classes(table, predictor.classes, classes))
     for problem in problems[:10]:
         log.warning("%s", problem)
@@ -273,7 +294,8 @@ def detect_table(
     kept: list[int] = []
     found: list[Detections] = []
     entries = list(enumerate(table.images))
-    max_side = 2 * predictor.image_size  # as evaluations during training read them, so that scores agree
+    # As evaluations during training read them, so that scores agree.
+    max_side = None if predictor.full_size else 2 * predictor.image_size
     with _bar(progress, len(entries)) as advance:
         read = read_ahead(entries, lambda e: read_file(e[1].path, max_side, e[1].use_exif), workers, 2 * batch)
         for part in batches(read, batch):
@@ -348,39 +370,14 @@ def _listed(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + more
 
 
-def read_file(path: Path, max_side: int, use_exif: bool = True) -> Read:
-    try:
-        return read_image(path, use_exif=use_exif, max_side=max_side), read_size(path, use_exif)
-    except ImageError as error:
-        return error
-
-
 def _picture(pixels: Pixels, found: Detections, classes: Sequence[str]) -> Image.Image:
     from sedet.reporting.draw import draw_boxes
 
     return draw_boxes(pixels, found.boxes, found.labels, classes, found.scores)
 
 
-def read_ahead(
-    items: Iterable[Source], read: Callable[[Source], Read], workers: int, ahead: int
-) -> Iterator[tuple[Source, Read]]:
-    """Decode in threads, in order, with at most ``ahead`` images waiting."""
-    rest = iter(items)
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        waiting: deque[tuple[Source, Future[Read]]] = deque(
-            (item, pool.submit(read, item)) for item in islice(rest, ahead)
-        )
-        try:
-            while waiting:
-                item, future = waiting.popleft()
-                yield item, future.result()
-                waiting.extend((item, pool.submit(read, item)) for item in islice(rest, 1))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
 @contextmanager
-def _bar(show: bool, total: int) -> Iterator[Callable[[int], None]]:
+def _bar(show: bool, total: int | None) -> Iterator[Callable[[int], None]]:
     if not show:
         yield lambda _: None
         return

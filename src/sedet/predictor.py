@@ -90,6 +90,23 @@ class Result:
             data={"class_name": np.array(self.names, dtype=str)},
         )
 
+    def to_fiftyone(self) -> Any:
+        """As FiftyOne's ``Detections``, a label field of a sample: boxes as shares of the image, x, y, width, height.
+
+        Raises:
+            SedetError: FiftyOne is not installed.
+        """
+        try:
+            import fiftyone
+        except ImportError as error:
+            raise SedetError("FiftyOne is not installed; pip install fiftyone brings it") from error
+        size = torch.tensor([self.width, self.height], dtype=torch.float32)
+        corner, sides = self.boxes[:, :2] / size, (self.boxes[:, 2:] - self.boxes[:, :2]) / size
+        rows = zip(torch.cat([corner, sides], dim=1).tolist(), self.scores.tolist(), self.names, strict=True)
+        return fiftyone.Detections(
+            detections=[fiftyone.Detection(label=name, bounding_box=box, confidence=score) for box, score, name in rows]
+        )
+
     def draw(self, image: ImageLike | None = None) -> Image.Image:
         """A picture of the detections; small images are enlarged.
 
@@ -125,6 +142,9 @@ class Predictor:
         score: the score detections are cut at by default: the best on its val images, or 0.3.
         device: where it runs.
     """
+
+    full_size = False
+    """Whether it needs large images in full size, where others are given shrunk ones."""
 
     def __init__(self, loaded: LoadedDetector, device: torch.device) -> None:
         self.model = loaded.model

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +27,7 @@ from sedet import api, cli
 from sedet.config import ModelConfig, TrainConfig
 from sedet.settings import from_dict
 from sedet.training.pictures import Album
+from sedet.video import VideoFile
 from tests.training import runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +66,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         shutil.copytree(tmp_path / "made" / "unlabeled", tmp_path / name)
     image = next(path for path in (tmp_path / "photos").rglob("*.*"))
     Image.open(image).convert("RGB").save(tmp_path / "street.jpg")
+    clip = VideoFile(tmp_path / "clip.mp4", Fraction(10))
+    for _ in range(11):
+        clip.add(Image.open(image).convert("RGB"))
+    clip.finish()
 
     def quick(found: TrainConfig) -> TrainConfig:
         small: dict[str, Any] = {

@@ -200,13 +200,13 @@ def test_a_full_disk_names_the_picture_and_leaves_the_folder_as_it_was(
 
 
 def test_at_most_two_batches_are_in_memory(red: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sedet import predict
+    from sedet import stream
 
     for i in range(20):
         save(tmp_path / "in" / f"{i:02}.png")
     read: list[str] = []
-    original = predict.read_image
-    monkeypatch.setattr("sedet.predict.read_image", lambda p, **k: (read.append(p.name), original(p, **k))[1])
+    original = stream.read_image
+    monkeypatch.setattr("sedet.stream.read_image", lambda p, **k: (read.append(p.name), original(p, **k))[1])
     waiting: list[int] = []
 
     def counted(*args: Any) -> list[Detections]:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -178,6 +179,26 @@ def test_without_supervision_the_error_says_what_to_install(red: Predictor, monk
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(SedetError, match=r"sedet\[supervision\]"):
         red.predict(scene()).to_supervision()
+
+
+def test_result_as_fiftyone(red: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its documented format: [top-left x, top-left y, width, height], each a share of the image, of 80 x 60."""
+    stand_in = SimpleNamespace(Detection=dict, Detections=lambda detections: detections)
+    monkeypatch.setitem(sys.modules, "fiftyone", stand_in)
+    (found,) = red.predict(scene()).to_fiftyone()
+    x1, y1, x2, y2 = BOX
+    wanted = [x1 / 80, y1 / 60, (x2 - x1) / 80, (y2 - y1) / 60]
+    assert found == {"label": "red box", "bounding_box": pytest.approx(wanted), "confidence": 0.75}
+    monkeypatch.setitem(sys.modules, "fiftyone", None)
+    with pytest.raises(SedetError, match="pip install fiftyone"):
+        red.predict(scene()).to_fiftyone()
+
+
+def test_result_as_the_real_fiftyones(red: Predictor) -> None:
+    fo = pytest.importorskip("fiftyone", reason="FiftyOne is not installed")
+    found = red.predict(scene()).to_fiftyone()
+    assert isinstance(found, fo.Detections) and found.detections[0].label == "red box"
+    assert found.detections[0].confidence == 0.75
 
 
 def test_result_draws_on_the_image_it_is_of(red: Predictor, tmp_path: Path) -> None:

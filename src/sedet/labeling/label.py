@@ -25,8 +25,9 @@ from sedet.labeling.options import LOCAL_FILES
 from sedet.labeling.progress import progress as show_progress
 from sedet.labeling.ranking import rank_images
 from sedet.labeling.shards import Box, Record, read_records, shard_file, write_shard
-from sedet.predict import read_ahead, read_file, rescaled
+from sedet.predict import rescaled
 from sedet.predictor import Predictor, batches, check_score, load
+from sedet.stream import read_ahead, read_file
 
 FLOOR = 0.05
 """Detections from this score on (or from the cut, if that is lower) count for the ranking."""
