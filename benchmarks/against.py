@@ -75,7 +75,7 @@ def methods_table(rows: Sequence[Row], group: dict[str, Any], comparisons: Seque
     note = (
         "\nOne burn-in, detector, schedule, batch and evaluator for all. The other methods have the settings of their "
         "publications, or where a line says so others, chosen on dev; SED's were chosen on dev more often (trials), so "
-        "its place is not owed to the method alone.\n"
+        "its place is not owed to the method alone. Minutes hold whatever else the machine did: they are no comparison.\n"
     )
     few = "" if all(line[-1] != "1" for line in lines) else "**One seed, not conclusive.**\n"
     return f"### Methods: {heading(group)}\n\n" + table(headings, lines) + note + few
@@ -87,8 +87,8 @@ def methods_part(rows: Sequence[Row], shown: Sequence[dict[str, Any]], compariso
     for group in shown:
         lines = methods_lines(rows, group, comparisons)
         if lines:
-            picked = [[*line[:3], f"{line[7]} {line[8]}".strip(), *line[9:12]] for line in lines]
-            headings = ["", "AP", "AP50", "gain [95 %]", "of the gap", "SED's lead [95 %]", "minutes"]
+            picked = [[*line[:3], f"{line[7]} {line[8]}".strip(), *line[9:11]] for line in lines]
+            headings = ["", "AP", "AP50", "gain [95 %]", "of the gap", "SED's lead [95 %]"]
             title = f"{group['dataset']}, {group['percent']:g} % of {pool_size(rows, group)}, {group['split']}:"
             parts.append(f"{title}\n\n{table(headings, picked)}")
     return {"methods-table": "\n".join(parts).rstrip()} if parts else {}

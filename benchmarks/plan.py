@@ -307,6 +307,8 @@ def identity(config: TrainConfig, inputs: Inputs, burn_in: TrainConfig | None = 
                 del found[group]  # it plays no part there
         if c.detector != "faster_rcnn":
             del found["model"]["proposals"], found["model"]["roi_samples"]
+        if c.method == "dense-teacher":
+            found["dense_teacher"]["algorithm"] = 2  # 1: no gradient through the focusing factor
         if c.method == "sed":
             found["sed"]["algorithm"] = ALGORITHM
             if not c.sed.box_gamma:

@@ -102,6 +102,27 @@ def test_by_hand() -> None:
     assert float(found["quality"]) == pytest.approx(math.log(2))
 
 
+@pytest.mark.parametrize(("p", "wanted"), [(0.3, 0.0), (0.3, 0.4), (0.5, 0.7)])
+def test_the_gradient_goes_through_the_focusing_factor(p: float, wanted: float) -> None:
+    """d/dz of (y - p)^2 BCE(p, y) is (y - p)^2 (p - y) - 2 (y - p) p (1 - p) BCE(p, y); for p = 0.3, y = 0: 0.0719."""
+    sure = wanted or 0.5  # a region that is not chosen is background, whatever the teacher says
+    target = TeacherTarget(
+        torch.logit(torch.tensor([[[0.9], [sure]]], dtype=torch.float64)),
+        torch.zeros(1, 2, 4, dtype=torch.float64),
+        None,
+        torch.ones(1, 2, dtype=torch.bool),
+        torch.ones(1, 2),
+    )
+    logits = torch.logit(torch.tensor([[[0.9], [p]]], dtype=torch.float64)).requires_grad_()
+    student = tiny.regions(logits, torch.zeros(1, 2, 4, dtype=torch.float64), None)
+    (gradient,) = torch.autograd.grad(dense_losses(target, student, 1.0 if wanted else 0.5)["class"], logits)
+    by_hand = (wanted - p) ** 2 * (p - wanted)
+    by_hand -= 2 * (wanted - p) * p * (1 - p) * (-wanted * math.log(p) - (1 - wanted) * math.log(1 - p))
+    if not wanted:
+        assert by_hand == pytest.approx(0.07194, abs=1e-5)
+    assert float(gradient[0, 1, 0]) == pytest.approx(by_hand / (0.9 + sure if wanted else 0.9), rel=1e-6)
+
+
 def test_nothing_to_learn_from_gives_no_nan() -> None:
     target, student = random_answers(2, 30, 2, 0)
     for mask in (torch.zeros_like(target.mask), target.mask):

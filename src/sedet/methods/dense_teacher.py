@@ -88,7 +88,7 @@ def dense_losses(target: TeacherTarget, student: Regions, share: float) -> dict[
     positive = positive.view(mask.shape)
 
     wanted = torch.where(positive[..., None], p_teacher, 0.0)
-    focus = (wanted - p_student.detach()) ** 2
+    focus = (wanted - p_student) ** 2  # its gradient counts, as in the publication
     term = focus * F.binary_cross_entropy_with_logits(student.logits, wanted, reduction="none")
     term = torch.where(mask[..., None], term, 0.0)
     sure = process_mean(best[chosen].sum(), least=1e-3)
