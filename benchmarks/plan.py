@@ -90,7 +90,7 @@ FIXED = {"guard": False, "patience": 0, "stop": None, "start": None}
 PLACES = ("out", "start", "stop", "labeled", "unlabeled", "val", "images", "val_images")
 """Settings that say where things are."""
 
-NOT_NUMBERS = (*PLACES, "device", "threads", "workers", "cache", "save_every", "loggers")
+NOT_NUMBERS = (*PLACES, "device", "threads", "workers", "cache", "save_every", "loggers", "report")
 """Settings that do not change what a training computes, and so are no part of a configuration's name."""
 
 

@@ -163,6 +163,7 @@ def config(data: Path, out: Path, **changes: Any) -> TrainConfig:
         ramp=0.25,
         eval_every=2,
         device="cpu",
+        report=False,  # takes longer than these trainings
         threads=1,
         workers=0,
         model=MODEL,

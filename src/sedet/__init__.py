@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sedet.labeling.label import label
     from sedet.labeling.merge import merge
     from sedet.predict import evaluate, load, predict_sources
+    from sedet.reporting.report import report
 
     __version__: str
 
@@ -41,6 +42,7 @@ __all__ = [
     "load",
     "merge",
     "predict_sources",
+    "report",
     "train",
 ]
 
@@ -52,6 +54,7 @@ _LAZY = {
     "load": "sedet.predict",
     "merge": "sedet.labeling.merge",
     "predict_sources": "sedet.predict",
+    "report": "sedet.reporting.report",
 }
 
 

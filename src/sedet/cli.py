@@ -109,6 +109,30 @@ def analyze(argv: Sequence[str]) -> int:
     return 0
 
 
+def report(argv: Sequence[str]) -> int:
+    from sedet.reporting.report_options import ReportOptions
+
+    options = parse(ReportOptions, argv, "sedet report")
+    bounded(batch=(options.batch, 1, None))
+
+    from sedet.reporting.report import report as write
+
+    show_warnings()
+    file = write(
+        options.folder,
+        data=options.data,
+        images=options.images,
+        split=options.split,
+        twin=options.twin,
+        out=options.out,
+        batch=options.batch,
+        device=options.device,
+        progress=sys.stderr.isatty(),
+    )
+    print(printable(f"Report: {file} ({file.stat().st_size / 2**20:.1f} MiB). Open it in a browser"))
+    return 0
+
+
 def predict(argv: Sequence[str]) -> int:
     options = parse(PredictOptions, argv, "sedet predict")
     bounded(
@@ -300,6 +324,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "train": ("train a detector from few labels and a folder of unlabelled images", train),
     "eval": ("judge a detector on labelled data (COCO metrics)", evaluate),
     "analyze": ("measure what makes a detector's answers poor labels: numbers and plots", analyze),
+    "report": ("make the report of a run folder: one HTML file", report),
     "predict": ("find objects in images, folders, large images in tiles, and videos", predict),
     "export": ("export a detector as one file for production: ONNX, or torch.export", export),
     "label": ("label folders of images, ranked for annotation, for other tools", label),

@@ -303,6 +303,8 @@ class TrainConfig:
     """Metrics to TensorBoard, Weights & Biases (offline) or MLflow too, besides metrics.csv; one or several."""
     start: str | None = None
     """Start from the end of this run's burn-in (for comparisons that share one)."""
+    report: bool = True
+    """Write report.html at the end: what the training came to, in one file for a browser."""
     stop: int | None = None
     """Stop at this step, leaving a checkpoint to resume from (to train a long run in parts)."""
     model: ModelConfig = field(default_factory=ModelConfig)

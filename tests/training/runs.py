@@ -44,6 +44,7 @@ def data(root: Path, labeled: int = 6, unlabeled: int = 5, val: int = 3) -> Trai
         burn_in=0.5,
         eval_every=2,
         device="cpu",
+        report=False,  # takes longer than these trainings
         threads=1,
         model=ModelConfig(neck_channels=8, head_convs=1),
     )

@@ -37,6 +37,7 @@ from sedet.training.loggers import check_loggers, open_loggers
 from sedet.training.loop import BURN_IN_FILE, LAST_FILE, State, Training, ap_of, restore, train_loop
 from sedet.training.optimizer import build_optimizer
 from sedet.training.pictures import Album
+from sedet.training.run_report import write_run_report
 from sedet.training.runlog import RunLog
 from sedet.training.step import TrainingStep
 from sedet.training.validate import Judge
@@ -215,6 +216,8 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
         if not over:
             album.finish(training, out / "best.safetensors")
             record_cost(log, expected, spent, probe.peak_memory(fabric.device))
+        if speaks and config.report and outcome.finished and not over:
+            write_run_report(out, data, judge.batch if judge is not None else batch, str(fabric.device), log.say)
     except KeyboardInterrupt:
         if (out / "checkpoints" / LAST_FILE).is_file():
             log.say(f"Interrupted at step {training.state.step}; go on with --resume {out}")

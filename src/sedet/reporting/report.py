@@ -1,0 +1,305 @@
+"""``report.html``: what a training came to, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sedet.catalog import METHODS
+from sedet.config import TrainConfig
+from sedet.data.check import without_left_out
+from sedet.data.clean import clean
+from sedet.data.formats import align_classes, read_table
+from sedet.data.sources import find_images
+from sedet.data.split import few_to_judge, holdout
+from sedet.data.table import AnnotationTable
+from sedet.errors import ConfigError, DataError, SedetError
+from sedet.files import unwritable, write_atomically
+from sedet.predict import agreed_classes, detect_table
+from sedet.predictor import Predictor, load
+from sedet.reporting import run_charts
+from sedet.reporting.gallery import LEAST_SCORE, Budget, error_gallery, pseudo_gallery
+from sedet.reporting.judged import Judged, judge, most_confused
+from sedet.reporting.page import render
+from sedet.reporting.run_folder import RunFolder, read_run, twin_of, verdict
+from sedet.settings import field_docs, names
+
+REPORT = "report.html"
+MATRIX_CLASSES = 20
+"""Classes of a confusion matrix that have a row of their own."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """What a report shows of a run's data; None for what is not there.
+
+    Attributes:
+        labeled: what was learnt from; val: what is judged by, in the detector's classes; pool: unlabelled images.
+        problems: why something is missing, a line each.
+    """
+
+    labeled: AnnotationTable | None
+    val: AnnotationTable | None
+    pool: tuple[Path, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def report(
+    folder: str | Path,
+    *,
+    data: str | Path | None = None,
+    images: str | Path | None = None,
+    split: str | None = "val",
+    twin: str | Path | None = None,
+    out: str | Path | None = None,
+    batch: int = 8,
+    device: str = "auto",
+    progress: bool = False,
+) -> Path:
+    """Make the report of a run folder, finished or not: one HTML file.
+
+    Args:
+        folder: what ``sedet train`` wrote.
+        data: labelled data to judge by, in place of the run's own validation labels.
+        images: folder of their images, where the annotations' own paths do not lead to them.
+        split: part of ``data``, where it holds several. None: val.
+        twin: run folder of the supervised twin (or for a twin, of the run with unlabelled images).
+        out: file to write. Default: ``report.html`` in the folder; one that is there is replaced.
+        batch: images at a time.
+        device: as for ``sedet.load``.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The file.
+
+    Raises:
+        SedetError: not a run folder; the data, the twin or the detector cannot be used. Nothing is written then.
+        OSError: the file cannot be written.
+    """
+    run = read_run(folder)
+    target = Path(out) if out is not None else run.path / REPORT
+    if target.is_dir():
+        raise ConfigError(f"{target} is a folder; --out takes the file to write, as report.html")
+    if (reason := unwritable(target)) is not None:
+        raise ConfigError(f"{target} cannot be written: {reason}. Give --out another place")
+    other = twin_of(run, twin)
+    predictor = _predictor(run, device)
+    if data is not None and predictor is None:
+        raise ConfigError(f"{run.path} has no best.safetensors yet, so there is nothing to judge on {data}")
+    found = read_report_data(run.config, predictor.classes if predictor is not None else ())
+    if data is not None:
+        assert predictor is not None
+        table, _ = clean(agreed_classes(read_table(data, images, split or "val"), predictor.classes))
+        if not len(table):
+            raise DataError("there are no images to judge by", table.source, "Give labelled data")
+        found = ReportData(found.labeled, table, found.pool, found.problems)
+    write_report(run, found, predictor, target, twin=other, batch=batch, progress=progress)
+    return target
+
+
+def write_report(
+    run: RunFolder,
+    data: ReportData,
+    predictor: Predictor | None,
+    target: Path,
+    *,
+    twin: RunFolder | None = None,
+    batch: int = 8,
+    progress: bool = False,
+) -> None:
+    """Judge, draw and write the page of a run; the file is written whole or not at all."""
+    budget = Budget()
+    problems = list(data.problems)
+    judged: Judged | None = None
+    gallery = None
+    pictures: tuple[Any, ...] = ()
+    if predictor is None:
+        problems.append("There is no detector in this folder yet, so nothing is judged.")
+    else:
+        if data.val is not None and data.val.class_counts().sum():
+            table, found = detect_table(predictor, data.val, batch=batch, progress=progress)
+            if len(table):
+                judged = judge(table, found, predictor.score)
+                gallery = error_gallery(table, found, predictor.score, budget)
+            if len(table) < len(data.val):
+                problems.append(f"{len(data.val) - len(table)} validation images could not be read and are left out.")
+        elif data.val is None:
+            problems.append("There are no validation labels, so the detector's answers are not judged.")
+        pictures = pseudo_gallery(predictor, data.pool, budget, batch=batch)
+    page = render(
+        "run.html",
+        kind="Training run",
+        title=run.path.name or str(run.path),
+        subtitle=subtitle(run),
+        verdict=verdict(run, twin),
+        few=None if judged is None else few_to_judge(len(judged.table)),
+        finished=run.finished,
+        problems=problems,
+        training=run_charts.training_charts(run),
+        judged=judged,
+        judged_on=None if judged is None else judged.table.source,
+        curves=[] if judged is None else run_charts.curve_charts(judged),
+        parts=[] if judged is None else run_charts.part_charts(judged, run),
+        errors=None if judged is None else run_charts.error_chart(judged),
+        sweep=[] if judged is None else sweep_rows(judged),
+        matrix=None if judged is None else matrix_rows(judged),
+        confused=[] if judged is None else most_confused(judged.table, judged.confusion),
+        gallery=gallery,
+        gallery_classes=() if judged is None else judged.table.classes,
+        pseudo=pictures,
+        pseudo_classes=() if predictor is None else predictor.classes,
+        pseudo_cut=0.3 if predictor is None else predictor.score,
+        pool=len(data.pool),
+        least_score=LEAST_SCORE,
+        left_out=budget.left_out,
+        data_chart=None if data.labeled is None else run_charts.data_chart(data.labeled),
+        data_rows=data_rows(data),
+        changed=setting_rows(run.config, changed=True),
+        settings=setting_rows(run.config),
+        environment=environment_rows(run),
+        log=run.log,
+    )
+    write_atomically(target, page.encode("utf-8", "backslashreplace"), durable=False)
+
+
+def read_report_data(config: TrainConfig, classes: Sequence[str]) -> ReportData:
+    """The data of a run as its training read them. What cannot be read (it has moved) is told, and left out.
+
+    Args:
+        classes: the detector's; () where there is none.
+    """
+    problems: list[str] = []
+    labeled = val = None
+    pool: tuple[Path, ...] = ()
+    whole: AnnotationTable | None = None
+    try:
+        whole = read_table(config.labeled, config.images, "train")
+        labeled, _ = clean(whole.with_classes(config.classes) if config.classes else whole)
+        if config.val is None and (parts := holdout(labeled, seed=config.seed)) is not None:
+            labeled, val = parts
+    except SedetError as error:
+        problems.append(f"The labelled data cannot be read: {error}")
+    try:
+        if config.val is not None:
+            val, _ = clean(read_table(config.val, config.val_images, "val"))
+            if whole is not None and labeled is not None:
+                val = without_left_out(val, whole, labeled)
+        if val is not None and classes:
+            val = align_classes(val, tuple(classes))
+    except SedetError as error:
+        val = None
+        problems.append(f"The validation data cannot be read: {error}. Give others with --data")
+    try:
+        if config.unlabeled:
+            pool = tuple(find_images(config.unlabeled))
+    except SedetError as error:
+        problems.append(f"The unlabelled images cannot be read: {error}")
+    return ReportData(labeled, val, pool, tuple(problems))
+
+
+def subtitle(run: RunFolder) -> str:
+    config = run.config
+    parts = [config.method, config.detector, config.backbone or "", f"{config.image_size} px"]
+    return ", ".join([*(part for part in parts if part), f"{run.step} of {config.steps} steps", f"seed {config.seed}"])
+
+
+def sweep_rows(judged: Judged) -> list[list[float | None]]:
+    """Score, precision, recall and labels an image, at every hundredth: for the page's script."""
+
+    def plain(value: float) -> float | None:
+        return None if np.isnan(value) else round(value, 4)
+
+    return [[row.threshold, plain(row.precision), plain(row.recall), plain(row.labels)] for row in judged.sweep]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A confusion matrix for a page: ``rows`` of a name, the number of objects, and cells of count, share and tone."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, int, tuple[tuple[int, float], ...]], ...]
+    left_out: int
+
+
+def matrix_rows(judged: Judged) -> Matrix:
+    """The confusion matrix of the classes with the most objects; the others are left out, and counted."""
+    classes, counts = judged.table.classes, judged.confusion
+    n = len(classes)
+    objects = judged.table.class_counts()
+    seen = [c for c in range(n) if objects[c] or counts[:, c].any()]
+    kept = sorted(sorted(seen, key=lambda c: -int(objects[c]))[:MATRIX_CLASSES])
+    rows = []
+    for row in [*kept, n]:
+        total = int(counts[row].sum())
+        cells = tuple((int(counts[row, c]), counts[row, c] / total if total else 0.0) for c in [*kept, n])
+        rows.append((classes[row] if row < n else "background", total, cells))
+    return Matrix((*(classes[c] for c in kept), "missed"), tuple(rows), len(seen) - len(kept))
+
+
+def data_rows(data: ReportData) -> list[tuple[str, ...]]:
+    """Name, images, boxes, boxes an image, and the median side of a box, of each part of the data."""
+    rows: list[tuple[str, ...]] = []
+    for name, table in (("labelled", data.labeled), ("validation", data.val)):
+        if table is None:
+            continue
+        boxes = int(table.class_counts().sum())
+        areas = np.concatenate([o.areas[~o.ignored] for o in table.objects]) if len(table) else np.zeros(0)
+        side = f"{float(np.sqrt(np.median(areas))):.0f} px" if len(areas) else "–"
+        rows.append((name, f"{len(table):,}", f"{boxes:,}", f"{boxes / max(1, len(table)):.1f}", side))
+    if data.pool:
+        rows.append(("unlabelled", f"{len(data.pool):,}", "–", "–", "–"))
+    return rows
+
+
+def setting_rows(config: TrainConfig, changed: bool = False) -> list[tuple[str, str, str]]:
+    """Name, value and meaning of each setting; ``changed``: of those that are not the defaults.
+
+    Groups of methods that were not used are left out.
+    """
+    unused = {entry.group for name, entry in METHODS.items() if entry.group and name != config.method}
+    default, rows = TrainConfig(), []
+    for name in names(TrainConfig):
+        group, _, leaf = name.rpartition(".")
+        if group in unused:
+            continue
+        holder, base = (getattr(config, group), getattr(default, group)) if group else (config, default)
+        value = getattr(holder, leaf)
+        if changed and value == getattr(base, leaf):
+            continue
+        rows.append((name, _shown(value), field_docs(type(holder)).get(leaf, "")))
+    return rows
+
+
+def environment_rows(run: RunFolder) -> list[tuple[str, str]]:
+    """What it ran with, as the detector's file says, and what made this page."""
+    rows = [("device", f"{run.config.device}, precision {run.config.precision or 'of the device'}")]
+    versions = (run.shipped or {}).get("versions")
+    if isinstance(versions, dict):
+        rows += [(f"trained with {name}", str(value)) for name, value in versions.items()]
+    rows.append(
+        ("system of this report", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
+    )
+    rows.append(("report made by", f"sedet {version('sedet')}, {time.strftime('%Y-%m-%d %H:%M')}"))
+    return rows
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "–"
+    if value is None:
+        return "–"
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
+def _predictor(run: RunFolder, device: str) -> Predictor | None:
+    return load(run.detector, device) if run.detector.is_file() else None
