@@ -67,10 +67,11 @@ class Page:
         assert "exceptionDetails" not in said, said["exceptionDetails"]
         return said["result"].get("value")
 
-    def press(self, key: str, code: int) -> None:
-        """A key, held and let go."""
-        for kind in ("keyDown", "keyUp"):
-            self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+    def press(self, key: str, number: int, text: str = "") -> None:
+        """A key, held and let go; ``number``: its Windows virtual key code."""
+        pressed = {"key": key, "code": key, "windowsVirtualKeyCode": number}
+        self._call("Input.dispatchKeyEvent", type="keyDown", **pressed, **({"text": text} if text else {}))
+        self._call("Input.dispatchKeyEvent", type="keyUp", **pressed)
 
     def roles(self) -> list[tuple[str, str]]:
         """Role and name of everything that a screen reader is told of."""

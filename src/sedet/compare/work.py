@@ -20,7 +20,7 @@ from sedet.data.write import write_json
 from sedet.errors import ConfigError
 from sedet.training.plan import minutes
 
-NOT_NUMBERS = ("device", "threads", "workers", "cache", "loggers")
+NOT_NUMBERS = ("device", "threads", "workers", "cache", "loggers", "report")
 """Settings that change no number, and may so differ when a comparison goes on."""
 
 

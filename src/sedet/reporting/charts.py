@@ -31,15 +31,15 @@ DASHES = ("-", "--", "-.", (0, (1, 1.2)), (0, (6, 1.5)), (0, (3, 1, 1, 1, 1, 1))
 VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"} | {
     colour: f"--series-{n}" for n, colour in enumerate(SERIES)
 }
-SIZE = (4.8, 3.0)
+SIZE = (4.4, 2.9)
 """Inches: in a column of a page as in the width of a phone the text keeps a size that can be read."""
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "sedet",
     "text.parse_math": False,
     "font.family": ["DejaVu Sans"],
-    "font.size": 9,
+    "font.size": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": MUTED,
@@ -157,7 +157,7 @@ def lines(
         if at is not None:
             axes.axvline(at[1], color=MUTED, linewidth=0.9)
             place = (at[1], 1.0)
-            axes.annotate(f" {at[0]}", place, xycoords=("data", "axes fraction"), va="top", fontsize=8, color=MUTED)
+            axes.annotate(at[0], place, xycoords=("data", "axes fraction"), va="bottom", fontsize=8, color=MUTED)
         for name, x, y in dots:
             axes.plot([x], [y], "o", color=INK, markersize=6, markerfacecolor="none", markeredgewidth=1.6, zorder=5)
             axes.annotate(name, (x, y), xytext=(6, 6), textcoords="offset points", fontsize=8, color=INK)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,14 +122,15 @@ class ErrorGallery:
 def error_gallery(table: AnnotationTable, detections: Sequence[Detections], cut: float, budget: Budget) -> ErrorGallery:
     """Crops of the worst errors of each kind: wrong detections by score, missed objects by size.
 
-    Classes take turns, so that rare ones are seen too.
+    Kinds take turns, and classes within them, so that rare ones are seen too.
 
     Args:
         detections: one entry an image of ``table``, xyxy in its pixels.
         cut: score from which on a detection counts.
     """
     every = _errors(table, from_score(detections, cut))
-    chosen = [error for kind in ERRORS for error in _in_turn(e for e in every if e.kind == kind)]
+    kinds = [_in_turn(e for e in every if e.kind == kind) for kind in ERRORS]
+    chosen = [error for row in itertools.zip_longest(*kinds) for error in row if error is not None]
     counted = {kind: sum(e.kind == kind for e in every) for kind in ERRORS}
     crops: dict[int, Picture] = {}
     for image in sorted({e.image for e in chosen}):
@@ -147,7 +149,9 @@ def pseudo_gallery(
     predictor: Predictor, paths: Sequence[Path], budget: Budget, count: int = UNLABELED, batch: int = 8
 ) -> tuple[Picture, ...]:
     """What a detector finds on some unlabelled images, evenly taken from all of them."""
-    places = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)) if paths else []
+    if not paths:
+        return ()
+    places = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(np.int64))
     pictures: list[Picture] = []
     for start in range(0, len(places), batch):
         read: list[tuple[Path, NDArray[np.uint8]]] = []
@@ -172,12 +176,25 @@ def pseudo_gallery(
                     f"{predictor.classes[label]} {score:.2f}",
                     label,
                     score,
-                    "#{:02x}{:02x}{:02x}".format(*class_colour(label)),
+                    _hex(label),
                 )
                 for box, label, score in rows
             )
             pictures.append(Picture(uri, width, height, path.name, "", marks))
     return tuple(pictures)
+
+
+def class_key(pictures: Sequence[Picture], classes: Sequence[str], most: int = 20) -> list[tuple[str, str]]:
+    """Name and colour of the classes that pictures show, the most frequent first."""
+    counts: dict[int, int] = {}
+    for mark in (mark for picture in pictures for mark in picture.marks if mark.label >= 0):
+        counts[mark.label] = counts.get(mark.label, 0) + 1
+    order = sorted(counts, key=lambda label: -counts[label])[:most]
+    return [(classes[label], _hex(label)) for label in order]
+
+
+def _hex(label: int) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*class_colour(label))
 
 
 def _errors(table: AnnotationTable, detections: Sequence[Detections]) -> list[_Error]:

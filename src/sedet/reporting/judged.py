@@ -156,8 +156,8 @@ def confusion_matrix(table: AnnotationTable, pairs: Sequence[ImagePairs]) -> NDA
             found[p.true_labels[t], p.labels[d]] += 1
             left[d], free[t] = False, False
             overlap[d], overlap[:, t] = 0.0, 0.0
-        np.add.at(found, (n, p.labels[left]), 1)
-        np.add.at(found, (p.true_labels[free], n), 1)
+        found[n] += np.bincount(p.labels[left], minlength=n + 1)
+        found[:, n] += np.bincount(p.true_labels[free], minlength=n + 1)
     return found
 
 

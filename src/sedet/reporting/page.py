@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from sedet.text import printable
 
@@ -47,7 +48,20 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters["printable"] = lambda text: printable(str(text))
+    made.filters["breakable"] = breakable
+    made.filters["short"] = short
     return made
+
+
+def breakable(text: object) -> Markup:
+    """A name or path that a line may break after each of its parts."""
+    return Markup(re.sub(r"([/\\._-])(?=\w)", r"\1<wbr>", str(escape(printable(str(text))))))
+
+
+def short(text: object, longest: int = 24) -> str:
+    """A name cut to a length."""
+    name = printable(str(text))
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 @cache

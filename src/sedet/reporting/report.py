@@ -19,22 +19,21 @@ from sedet.data.check import without_left_out
 from sedet.data.clean import clean
 from sedet.data.formats import align_classes, read_table
 from sedet.data.sources import find_images
-from sedet.data.split import few_to_judge, holdout
+from sedet.data.split import holdout
 from sedet.data.table import AnnotationTable
 from sedet.errors import ConfigError, DataError, SedetError
 from sedet.files import unwritable, write_atomically
 from sedet.predict import agreed_classes, detect_table
 from sedet.predictor import Predictor, load
 from sedet.reporting import run_charts
-from sedet.reporting.gallery import LEAST_SCORE, Budget, error_gallery, pseudo_gallery
-from sedet.reporting.judged import Judged, judge, most_confused
+from sedet.reporting.gallery import LEAST_SCORE, Budget, class_key, error_gallery, pseudo_gallery
+from sedet.reporting.judged import Judged, judge
 from sedet.reporting.page import render
 from sedet.reporting.run_folder import RunFolder, read_run, twin_of, verdict
+from sedet.reporting.sections import judged_values
 from sedet.settings import field_docs, names
 
 REPORT = "report.html"
-MATRIX_CLASSES = 20
-"""Classes of a confusion matrix that have a row of their own."""
 
 log = logging.getLogger(__name__)
 
@@ -142,22 +141,13 @@ def write_report(
         title=run.path.name or str(run.path),
         subtitle=subtitle(run),
         verdict=verdict(run, twin),
-        few=None if judged is None else few_to_judge(len(judged.table)),
         finished=run.finished,
         problems=problems,
         training=run_charts.training_charts(run),
-        judged=judged,
-        judged_on=None if judged is None else judged.table.source,
-        curves=[] if judged is None else run_charts.curve_charts(judged),
-        parts=[] if judged is None else run_charts.part_charts(judged, run),
-        errors=None if judged is None else run_charts.error_chart(judged),
-        sweep=[] if judged is None else sweep_rows(judged),
-        matrix=None if judged is None else matrix_rows(judged),
-        confused=[] if judged is None else most_confused(judged.table, judged.confusion),
-        gallery=gallery,
-        gallery_classes=() if judged is None else judged.table.classes,
+        **judged_values(judged, gallery, run),
         pseudo=pictures,
         pseudo_classes=() if predictor is None else predictor.classes,
+        pseudo_key=class_key(pictures, () if predictor is None else predictor.classes),
         pseudo_cut=0.3 if predictor is None else predictor.score,
         pool=len(data.pool),
         least_score=LEAST_SCORE,
@@ -213,39 +203,6 @@ def subtitle(run: RunFolder) -> str:
     return ", ".join([*(part for part in parts if part), f"{run.step} of {config.steps} steps", f"seed {config.seed}"])
 
 
-def sweep_rows(judged: Judged) -> list[list[float | None]]:
-    """Score, precision, recall and labels an image, at every hundredth: for the page's script."""
-
-    def plain(value: float) -> float | None:
-        return None if np.isnan(value) else round(value, 4)
-
-    return [[row.threshold, plain(row.precision), plain(row.recall), plain(row.labels)] for row in judged.sweep]
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A confusion matrix for a page: ``rows`` of a name, the number of objects, and cells of count, share and tone."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, int, tuple[tuple[int, float], ...]], ...]
-    left_out: int
-
-
-def matrix_rows(judged: Judged) -> Matrix:
-    """The confusion matrix of the classes with the most objects; the others are left out, and counted."""
-    classes, counts = judged.table.classes, judged.confusion
-    n = len(classes)
-    objects = judged.table.class_counts()
-    seen = [c for c in range(n) if objects[c] or counts[:, c].any()]
-    kept = sorted(sorted(seen, key=lambda c: -int(objects[c]))[:MATRIX_CLASSES])
-    rows = []
-    for row in [*kept, n]:
-        total = int(counts[row].sum())
-        cells = tuple((int(counts[row, c]), counts[row, c] / total if total else 0.0) for c in [*kept, n])
-        rows.append((classes[row] if row < n else "background", total, cells))
-    return Matrix((*(classes[c] for c in kept), "missed"), tuple(rows), len(seen) - len(kept))
-
-
 def data_rows(data: ReportData) -> list[tuple[str, ...]]:
     """Name, images, boxes, boxes an image, and the median side of a box, of each part of the data."""
     rows: list[tuple[str, ...]] = []
@@ -272,7 +229,8 @@ def setting_rows(config: TrainConfig, changed: bool = False) -> list[tuple[str, 
         group, _, leaf = name.rpartition(".")
         if group in unused:
             continue
-        holder, base = (getattr(config, group), getattr(default, group)) if group else (config, default)
+        holder: object = getattr(config, group) if group else config
+        base: object = getattr(default, group) if group else default
         value = getattr(holder, leaf)
         if changed and value == getattr(base, leaf):
             continue

@@ -95,8 +95,8 @@ def _label_charts(
                 series,
                 x_label="step",
                 y_label=text,
-                description=f"{what.capitalize()} of the teacher's answers as labels, on validation images, by the score "
-                "they are cut at.",
+                description=f"{what.capitalize()} of the teacher's answers as labels, on validation images, by the "
+                "score they are cut at.",
                 x_range=end,
                 y_range=(0, 1.02),
                 percent=True,
@@ -114,7 +114,7 @@ def curve_charts(judged: Judged) -> list[Chart]:
     together = [row for row in judged.sweep if not math.isnan(row.precision)]
     curve = Series("all classes", [row.recall for row in together], [row.precision for row in together])
     series = [curve, *(Series(c.name, c.recalls, c.precisions) for c in shown if len(judged.classes) > 1)]
-    dots = [] if best is None else [(f"best F1, score {best.threshold:g}", best.recall, best.precision)]
+    dots = [] if best is None else [("best F1", best.recall, best.precision)]
     more = len([c for c in judged.classes if c.objects]) - len(shown)
     charts = [
         lines(
@@ -123,7 +123,8 @@ def curve_charts(judged: Judged) -> list[Chart]:
             x_label="recall",
             y_label="precision",
             description="At IoU 0.5"
-            + (f"; of {len(judged.classes)} classes those with the most objects." if more > 0 else ", by class."),
+            + (f"; of {len(judged.classes)} classes those with the most objects." if more > 0 else ", by class.")
+            + ("" if best is None else f" The circle is the best F1 of all classes, at score {best.threshold:g}."),
             x_range=(0, 1.02),
             y_range=(0, 1.03),
             digits=2,
@@ -207,8 +208,9 @@ def error_chart(judged: Judged) -> Chart:
         "What errors cost",
         [f"{kind} ({counts[kind]})" for kind in kinds],
         [("AP50 to gain", [gains[kind] for kind in kinds])],
-        x_label=f"AP50 points if mended (errors from score {judged.cut:g} in brackets)",
-        description=f"Mending {worst} errors would gain most, {gains[worst]:.1f} AP50.",
+        x_label="AP50 points if mended",
+        description=f"Mending {worst} errors would gain most, {gains[worst]:.1f} AP50. In brackets: how many "
+        f"there are from score {judged.cut:g} on.",
     )
 
 

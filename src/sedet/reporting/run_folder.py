@@ -16,6 +16,7 @@ from sedet.config import TrainConfig
 from sedet.errors import ConfigError, SedetError
 from sedet.settings import load_config
 from sedet.text import printable
+from sedet.training.verdict import learns_unlabeled
 
 LOG_LINES = 200
 """Lines of train.log that a report shows, at most."""
@@ -111,11 +112,6 @@ def read_run(folder: Path | str) -> RunFolder:
     )
 
 
-def learns_unlabeled(config: TrainConfig) -> bool:
-    """Whether unlabelled images teach anything; else the run is a supervised twin."""
-    return config.method != "supervised" and (config.method != "sed" or config.sed.distill or config.sed.scale)
-
-
 def twin_of(run: RunFolder, twin: Path | str | None = None) -> RunFolder | None:
     """The run to compare with: of a run with unlabelled images the one on labels alone, and the other way round.
 
@@ -185,7 +181,7 @@ def verdict(run: RunFolder, twin: RunFolder | None = None) -> Verdict:
             headline = "Training on unlabelled images has not been judged yet."
         else:
             change = teacher - alone
-            good = change > 0
+            good = False if change < 0 else None
             headline = f"After the burn-in on labels alone the detector changed by {change:+.1f} AP."
             notes.append(
                 "Part of this may come from training longer, not from the unlabelled images. Train the supervised twin "

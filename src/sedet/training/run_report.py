@@ -29,6 +29,8 @@ def write_run_report(out: Path, data: TrainingData, batch: int, device: str, say
         shown = ReportData(data.labeled, data.val, tuple(pool))
         write_report(run, shown, predictor, out / REPORT, twin=twin_of(run), batch=batch)
         say(f"Report:   {out / REPORT} (open it in a browser)")
+    except KeyboardInterrupt:
+        say(f"Interrupted: there is no report. The training is complete; to make it: sedet report {out}")
     except Exception as error:  # a full disk, no memory, a bug: no report is worth a training
         reason = " ".join(str(error).split())[:200]
         say(

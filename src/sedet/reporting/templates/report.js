@@ -81,11 +81,13 @@
   for (const form of all(".filters")) {
     const gallery = document.getElementById(form.dataset.for);
     const cards = all(".card", gallery);
+    const more = document.getElementById(`${form.dataset.for}-more`);
+    let most = Number(form.dataset.first);
     const count = one(".count", form), score = form.elements.score, kind = form.elements.kind, filled = form.elements.filled;
     const apply = () => {
       const least = Number(score.value), label = form.elements.class.value;
       one("output", score.parentElement).textContent = least.toFixed(2);
-      let shown = 0, boxes = 0;
+      let shown = 0, boxes = 0, fit = 0;
       for (const card of cards) {
         let keep = true;
         if (card.dataset.score !== undefined) {
@@ -105,16 +107,27 @@
           const image = one("img", card);
           image.dataset.name ||= image.alt;
           image.alt = `${image.dataset.name}: ${said}`;
-          boxes += total;
           keep = !filled.checked || total > 0;
+          if (keep) boxes += total;
         }
+        fit += keep;
+        keep = keep && shown < most;
         card.hidden = !keep;
         shown += keep;
       }
-      count.textContent = kind ? `${shown} of ${cards.length} errors shown` : `${boxes} boxes on ${shown} images`;
+      more.hidden = shown === fit;
+      more.textContent = `Show ${fit - shown} more`;
+      count.textContent = kind ? `${fit} of ${cards.length} errors` : `${boxes} boxes on ${fit} images`;
       if (form.elements.boxes) gallery.classList.toggle("no-boxes", !form.elements.boxes.checked);
     };
     form.addEventListener("input", apply);
+    more.addEventListener("click", () => {
+      const first = cards.findIndex((card) => card.hidden);
+      most = Infinity;
+      apply();
+      const next = cards.slice(first).find((card) => !card.hidden);
+      if (next) { next.tabIndex = -1; next.focus(); }
+    });
     form.addEventListener("submit", (event) => event.preventDefault());
     form.hidden = false;
     apply();
