@@ -105,7 +105,7 @@ def analyze(argv: Sequence[str]) -> int:
         progress=sys.stderr.isatty(),
     )
     Console().print(found.table())
-    print(printable(f"{len(found.files)} files, numbers and plots, written to {options.out}"))
+    print(printable(f"{len(found.files)} files, numbers, plots and the report, written to {options.out}"))
     return 0
 
 

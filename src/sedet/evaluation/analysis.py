@@ -16,6 +16,7 @@ from sedet.data.formats import read_table
 from sedet.data.table import AnnotationTable
 from sedet.detectors.faster_rcnn import FasterRCNN
 from sedet.detectors.fcos import FCOS
+from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError, DataError
 from sedet.evaluation import challenges
 from sedet.evaluation.calibration import calibration
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NUMBERS = "analysis.json"
+NUMBERS, REPORT = "analysis.json", "report.html"
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def analyze(
         images: folder of the images, where the annotations' own paths do not lead to them.
         split: part to measure on, where the data hold several. None: val.
         classes: measure on these classes alone. Default: all; the detector must know each that has objects.
-        out: folder to write ``analysis.json`` and plots to, new or empty. None: nothing is written.
+        out: folder to write ``analysis.json``, plots and ``report.html`` to, new or empty. None: nothing is written.
         batch: images at a time.
         device: as for ``sedet.load``.
         progress: show a progress bar on stderr.
@@ -116,8 +117,9 @@ def analyze(
     if not table.class_counts().sum():
         raise DataError("there are no boxes to measure by", table.source, "Give labelled data, or check --classes")
     named = str(detector) if isinstance(detector, (str, Path)) else repr(detector)
-    facts = measured(predictor, table, named, batch, progress)
-    files = () if out is None else _write(Path(out), facts)
+    table, found = _detected(predictor, table, batch, progress)
+    facts = examined(predictor, table, found, named, progress)
+    files = () if out is None else _write(Path(out), facts, predictor, table, found)
     return Analysis(facts, files)
 
 
@@ -129,13 +131,28 @@ def measured(
     Raises:
         DataError: none of the images can be read.
     """
-    from rich.console import Console
-    from rich.progress import Progress
+    table, found = _detected(predictor, table, batch, progress)
+    return examined(predictor, table, found, named, progress)
 
+
+def _detected(
+    predictor: Predictor, table: AnnotationTable, batch: int, progress: bool
+) -> tuple[AnnotationTable, list[Detections]]:
+    """The images that can be read, and what is found on each."""
     total = len(table)
     table, found = detect_table(predictor, table, batch=batch, progress=progress)
     if not len(table):
         raise DataError(f"none of the {total} images can be read", table.source, "Check the image files")
+    return table, found
+
+
+def examined(
+    predictor: Predictor, table: AnnotationTable, found: Sequence[Detections], named: str, progress: bool = False
+) -> dict[str, Any]:
+    """Every figure of what was found: one entry an image of the table, xyxy in pixels of the original image."""
+    from rich.console import Console
+    from rich.progress import Progress
+
     cut, model = predictor.score, predictor.model
     with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
         task = bar.add_task("both sizes", total=len(table))
@@ -183,10 +200,19 @@ def _never_halved(config: object) -> bool:
     return not (config.get("method") == "sed" and isinstance(sed, Mapping) and sed.get("scale"))
 
 
-def _write(out: Path, facts: dict[str, Any]) -> tuple[Path, ...]:
-    """The numbers and the plots; if one cannot be written, none stays."""
+def _write(
+    out: Path,
+    facts: dict[str, Any],
+    predictor: Predictor,
+    table: AnnotationTable,
+    found: Sequence[Detections],
+) -> tuple[Path, ...]:
+    """The numbers, the plots and the report; if one cannot be written, none stays."""
+    from sedet.reporting.analysis_page import analysis_page
+
     numbers = json.dumps(_plain(facts), indent=2, allow_nan=False) + "\n"
-    contents = {NUMBERS: numbers.encode(), **plots(facts)}
+    page = analysis_page(facts, _lines(facts), predictor, table, found)
+    contents = {NUMBERS: numbers.encode(), **plots(facts), REPORT: page}
     files = [out / name for name in contents]
     try:
         for file, content in zip(files, contents.values(), strict=True):

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import logging
-import platform
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sedet.catalog import METHODS
 from sedet.config import TrainConfig
 from sedet.data.check import without_left_out
 from sedet.data.clean import clean
@@ -30,8 +26,7 @@ from sedet.reporting.gallery import LEAST_SCORE, Budget, class_key, error_galler
 from sedet.reporting.judged import Judged, judge
 from sedet.reporting.page import render
 from sedet.reporting.run_folder import RunFolder, read_run, twin_of, verdict
-from sedet.reporting.sections import judged_values
-from sedet.settings import field_docs, names
+from sedet.reporting.sections import judged_values, maker_rows, setting_rows
 
 REPORT = "report.html"
 
@@ -218,45 +213,13 @@ def data_rows(data: ReportData) -> list[tuple[str, ...]]:
     return rows
 
 
-def setting_rows(config: TrainConfig, changed: bool = False) -> list[tuple[str, str, str]]:
-    """Name, value and meaning of each setting; ``changed``: of those that are not the defaults.
-
-    Groups of methods that were not used are left out.
-    """
-    unused = {entry.group for name, entry in METHODS.items() if entry.group and name != config.method}
-    default, rows = TrainConfig(), []
-    for name in names(TrainConfig):
-        group, _, leaf = name.rpartition(".")
-        if group in unused:
-            continue
-        holder: object = getattr(config, group) if group else config
-        base: object = getattr(default, group) if group else default
-        value = getattr(holder, leaf)
-        if changed and value == getattr(base, leaf):
-            continue
-        rows.append((name, _shown(value), field_docs(type(holder)).get(leaf, "")))
-    return rows
-
-
 def environment_rows(run: RunFolder) -> list[tuple[str, str]]:
     """What it ran with, as the detector's file says, and what made this page."""
     rows = [("device", f"{run.config.device}, precision {run.config.precision or 'of the device'}")]
     versions = (run.shipped or {}).get("versions")
     if isinstance(versions, dict):
         rows += [(f"trained with {name}", str(value)) for name, value in versions.items()]
-    rows.append(
-        ("system of this report", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
-    )
-    rows.append(("report made by", f"sedet {version('sedet')}, {time.strftime('%Y-%m-%d %H:%M')}"))
-    return rows
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "–"
-    if value is None:
-        return "–"
-    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+    return [*rows, *maker_rows()]
 
 
 def _predictor(run: RunFolder, device: str) -> Predictor | None:

@@ -1,17 +1,23 @@
-"""What pages share: the sections on a detector that was judged by labelled data (the template ``judged.html``)."""
+"""What pages share: what they show of a judged detector (the template ``judged.html``), of settings and of versions."""
 
 from __future__ import annotations
 
+import platform
+import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
+from sedet.catalog import METHODS
+from sedet.config import TrainConfig
 from sedet.data.split import few_to_judge
 from sedet.reporting import run_charts
 from sedet.reporting.gallery import ErrorGallery
 from sedet.reporting.judged import Judged, most_confused
 from sedet.reporting.run_folder import RunFolder
+from sedet.settings import field_docs, names
 
 MATRIX_CLASSES = 20
 """Classes of a confusion matrix that have a row of their own."""
@@ -78,3 +84,39 @@ def matrix_rows(judged: Judged) -> Matrix:
         cells = tuple((int(counts[row, c]), counts[row, c] / total if total else 0.0) for c in [*kept, n])
         rows.append((classes[row] if row < n else "background", total, cells))
     return Matrix((*(classes[c] for c in kept), "missed"), tuple(rows), len(seen) - len(kept))
+
+
+def setting_rows(config: TrainConfig, changed: bool = False) -> list[tuple[str, str, str]]:
+    """Name, value and meaning of each setting; ``changed``: of those that are not the defaults.
+
+    Groups of methods that were not used are left out.
+    """
+    unused = {entry.group for name, entry in METHODS.items() if entry.group and name != config.method}
+    default, rows = TrainConfig(), []
+    for name in names(TrainConfig):
+        group, _, leaf = name.rpartition(".")
+        if group in unused:
+            continue
+        holder: object = getattr(config, group) if group else config
+        base: object = getattr(default, group) if group else default
+        value = getattr(holder, leaf)
+        if changed and value == getattr(base, leaf):
+            continue
+        cls: Any = type(holder)
+        rows.append((name, _shown(value), field_docs(cls).get(leaf, "")))
+    return rows
+
+
+def maker_rows() -> list[tuple[str, str]]:
+    """What made a page."""
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    made = f"sedet {version('sedet')}, {time.strftime('%Y-%m-%d %H:%M')}"
+    return [("system of this report", system), ("report made by", made)]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "–"
+    if value is None:
+        return "–"
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
