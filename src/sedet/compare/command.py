@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sedet import settings
 from sedet.config import TrainConfig
@@ -16,6 +16,7 @@ from sedet.text import printable
 
 if TYPE_CHECKING:
     from sedet.compare.cells import Comparison
+    from sedet.data.table import AnnotationTable
 
 
 @dataclass(frozen=True)
@@ -150,12 +151,29 @@ def run(comparison: Comparison, jobs: int | None) -> int:
         Console().print(table)
         files = write_tables(comparison, entries)
         plot.draw(entries, comparison.out / "ap.svg")
-        say(f"Written: {', '.join(str(path) for path in [*files, comparison.out / 'ap.svg'])}")
+        files += [comparison.out / "ap.svg", *_report(comparison, entries, pool.val, say)]
+        say(f"Written: {', '.join(map(str, files))}")
     if failed:
         raise SedetError(
             f"{len(failed)} of the trainings failed ({', '.join(failed)}); the same command tries them again"
         )
     return 0
+
+
+def _report(
+    comparison: Comparison, entries: Sequence[dict[str, Any]], val: AnnotationTable, say: Callable[[str], None]
+) -> list[Path]:
+    """``report.html``; what goes wrong with it is a warning, for the table is there."""
+    from sedet.files import write_atomically
+    from sedet.reporting.comparison_page import comparison_page
+
+    target = comparison.out / "report.html"
+    try:
+        write_atomically(target, comparison_page(comparison, entries, val), durable=False)
+    except Exception as error:  # a full disk, a picture that is gone, a bug
+        say(f"Warning: the report could not be made ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+        return []
+    return [target]
 
 
 def find_devices(config: TrainConfig, jobs: int | None) -> list[str]:

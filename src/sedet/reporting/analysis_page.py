@@ -46,7 +46,7 @@ def analysis_page(
     page = render(
         "analysis.html",
         kind="Analysis of a detector",
-        title=Path(str(facts["detector"])).parent.name or str(facts["detector"]),
+        title=_named(str(facts["detector"])),
         subtitle=f"{facts['detector']}, {len(predictor.classes)} classes, {facts['image_size']} px",
         headline=_headline(facts, judged),
         scores=_scores(facts),
@@ -62,6 +62,12 @@ def analysis_page(
         left_out=budget.left_out,
     )
     return page.encode("utf-8", "backslashreplace")
+
+
+def _named(detector: str) -> str:
+    """The name of the run that a detector's file is of."""
+    path = Path(detector)
+    return (path.absolute().parent if path.suffix == ".safetensors" else path).name or detector
 
 
 def _headline(facts: Facts, judged: Judged) -> str:
@@ -222,10 +228,10 @@ def _balance_charts(facts: Facts) -> list[Chart]:
     charts = [
         bars(
             "Foreground, by level",
-            [f"{row['level']} ({row['foreground'] / images:.3g} an image)" for row in rows],
+            [f"{row['level']} ({row['foreground'] / images:.1f} an image)" for row in rows],
             [("foreground", shares)],
             x_label="percent of the level's regions",
-            description=f"{facts['imbalance']['objects_without_foreground']} objects have no region at all.",
+            description=f"Objects without any region: {facts['imbalance']['objects_without_foreground']}.",
             digits=2,
         )
     ]

@@ -116,6 +116,7 @@ def lines(
     cursor: bool = False,
     table: bool = True,
     more: Callable[[Axes], None] | None = None,
+    x_names: Sequence[str] = (),
 ) -> Chart:
     """Lines over a common axis.
 
@@ -127,6 +128,7 @@ def lines(
         level: a named value as a level line; at: a named x as an upright line; dots: named points.
         cursor: an upright line that the page's script may move along x (from 0 to 1).
         table: whether the numbers are given as a table.
+        more: is given the axes, to add to them; x_names: what stands for x = 0, 1, ... in words.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -156,8 +158,7 @@ def lines(
         axes.set_ylim(*y_range)
         if at is not None:
             axes.axvline(at[1], color=MUTED, linewidth=0.9)
-            place = (at[1], 1.0)
-            axes.annotate(at[0], place, xycoords=("data", "axes fraction"), va="bottom", fontsize=8, color=MUTED)
+            axes.annotate(at[0], (at[1], 1.0), xycoords=("data", "axes fraction"), va="bottom", fontsize=8, color=MUTED)
         for name, x, y in dots:
             axes.plot([x], [y], "o", color=INK, markersize=6, markerfacecolor="none", markeredgewidth=1.6, zorder=5)
             axes.annotate(name, (x, y), xytext=(6, 6), textcoords="offset points", fontsize=8, color=INK)
@@ -176,7 +177,8 @@ def lines(
     for one in series:
         for x, y in zip(one.x, one.y, strict=True):
             if math.isfinite(x) and math.isfinite(y):
-                text = f"{one.name}: {number(y, digits, percent)} at {x_label} {x:g}"
+                place = x_names[int(x)] if x_names else f"{x_label} {x:g}"
+                text = f"{one.name}: {number(y, digits, percent)} at {place}"
                 points.append((*place_of(x, y), printable(text)))
     ends = (place_of(0, 0)[0], place_of(1, 0)[0]) if cursor else None
     columns, rows = _table(series, x_label, digits, percent) if table else ((), ())
@@ -191,11 +193,13 @@ def bars(
     x_label: str,
     description: str = "",
     digits: int = 1,
+    ends: Sequence[tuple[float, float]] = (),
 ) -> Chart:
     """Level bars, one row a name, one bar of each group in it; the first name on top.
 
     Args:
         groups: name and values (nan: no bar) of each.
+        ends: with one group, the ends of an interval for each bar.
     """
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -215,7 +219,19 @@ def bars(
                 place, shown, height=height * 0.92, color=SERIES[g % len(SERIES)], label=_legend(group)
             )
             texts = ["–" if math.isnan(v) else f"{v:.{digits}f}" for v in values]
-            axes.bar_label(drawn_bars, texts, fontsize=7.5, padding=2, color=INK)
+            if ends:
+                texts = [
+                    f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
+                    for text, (low, high) in zip(texts, ends, strict=True)
+                ]
+                axes.hlines(place, [low for low, _ in ends], [high for _, high in ends], color=INK, linewidth=1.6)
+                for row, text in zip(place, texts, strict=True):
+                    reach = max(0.0, *(high for _, high in ends))
+                    axes.annotate(
+                        text, (reach, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5
+                    )
+            else:
+                axes.bar_label(drawn_bars, texts, fontsize=7.5, padding=2, color=INK)
             points += [
                 (v, p, f"{names[n]}, {group}: {texts[n]}")
                 for n, (v, p) in enumerate(zip(shown, place, strict=True))
@@ -223,8 +239,16 @@ def bars(
             ]
         axes.set_yticks(range(rows), [_legend(name) for name in names])
         axes.set_ylim(rows - 0.5, -0.5)
-        axes.margins(x=0.14)
-        axes.set_xlim(min(0.0, *(v for _, values in groups for v in values if not math.isnan(v)), 0.0), None)
+        every = [
+            0.0,
+            *(v for _, values in groups for v in values if not math.isnan(v)),
+            *(v for end in ends for v in end),
+        ]
+        least, most = min(every), max(every)
+        span = (most - least) or 1.0
+        axes.set_xlim(least - (0.12 * span if least < 0 else 0), most + (0.55 if ends else 0.14) * span)
+        if least < 0:
+            axes.axvline(0, color=MUTED, linewidth=0.9)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(x_label)
         if len(groups) > 1:
