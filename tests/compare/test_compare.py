@@ -40,6 +40,7 @@ SETTINGS = {
     "device": "cpu",
     "threads": 1,
     "workers": 0,
+    "report": False,  # takes longer than these trainings
     "model": {"neck_channels": 8, "head_convs": 1},
 }
 

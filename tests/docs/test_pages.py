@@ -75,7 +75,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         small: dict[str, Any] = {
             key: getattr(config, key) for key in ("weights", "image_size", "batch", "steps", "device")
         }
-        small |= {"backbone": "lcnet_035", "burn_in": 0.5, "eval_every": 2, "threads": 1, "workers": 0}
+        small |= {"backbone": "lcnet_035", "burn_in": 0.5, "eval_every": 2, "threads": 1, "workers": 0, "report": False}
         return replace(complete(found), **small, model=ModelConfig(neck_channels=8, head_convs=1), init=None)
 
     complete = api.complete

@@ -27,7 +27,7 @@ from sedet.detectors.file import load_detector, save_detector
 from sedet.detectors.regions import HALF_LEVELS, Regions
 from sedet.detectors.retinanet import RetinaNet, RetinaNetSpec
 from sedet.detectors.rpn import assign_anchors
-from sedet.evaluation.analysis import NUMBERS, analyze
+from sedet.evaluation.analysis import NUMBERS, REPORT, analyze
 from sedet.evaluation.challenge_plots import consistency
 from sedet.evaluation.challenges import size_bins
 from sedet.evaluation.two_sizes import TwoSizes, agreement, level_counts, measure, weight_sums
@@ -201,9 +201,12 @@ def test_the_command(data: Path, detector: Path, tmp_path: Path, capsys: pytest.
     argv = ["analyze", str(detector.parent), "--data", str(data / "val.json"), "--out", str(tmp_path / "a")]
     assert cli.main([*argv, "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
-    for word in ("False negatives", "Localization", "Sizes", "Imbalance", "Calibration", "missed", "8 files"):
+    for word in ("False negatives", "Localization", "Sizes", "Imbalance", "Calibration", "missed", "9 files"):
         assert word in printed
-    assert {file.name for file in (tmp_path / "a").iterdir()} == PLOTS | {NUMBERS}
+    assert {file.name for file in (tmp_path / "a").iterdir()} == PLOTS | {NUMBERS, REPORT}
+    page = (tmp_path / "a" / REPORT).read_text(encoding="utf-8")
+    for word in ("AP50", "As labels", "Calibration error", "data:image/jpeg"):
+        assert word in page
     for name in PLOTS:
         with Image.open(tmp_path / "a" / name) as picture:
             assert picture.format == "PNG" and np.asarray(picture.convert("L")).std() > 5

@@ -221,8 +221,8 @@ def bars(
             texts = ["–" if math.isnan(v) else f"{v:.{digits}f}" for v in values]
             if ends:
                 texts = [
-                    f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
-                    for text, (low, high) in zip(texts, ends, strict=True)
+                    f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+                    for value, (low, high) in zip(values, ends, strict=True)
                 ]
                 axes.hlines(place, [low for low, _ in ends], [high for _, high in ends], color=INK, linewidth=1.6)
                 for row, text in zip(place, texts, strict=True):

@@ -55,7 +55,7 @@ def environment() -> Environment:
 
 def breakable(text: object) -> Markup:
     """A name or path that a line may break after each of its parts."""
-    return Markup(re.sub(r"([/\\._-])(?=\w)", r"\1<wbr>", str(escape(printable(str(text))))))
+    return Markup(re.sub(r"([/\\._-])(?=[^\W\d])", r"\1<wbr>", str(escape(printable(str(text))))))
 
 
 def short(text: object, longest: int = 24) -> str:

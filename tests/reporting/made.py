@@ -1,0 +1,55 @@
+"""A run folder with names that would do harm in a page, made without training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sedet.config import TrainConfig
+from sedet.detectors.file import save_detector
+from sedet.settings import save_config
+from tests import tiny
+from tests.data.sets import coco
+from tests.training import runs
+
+SCRIPT = "<script>window.harm = 1</script>"
+QUOTE = "\"><img src=x onerror='window.harm=2'>"
+FILE = "<img src=x onerror=window.harm=3>&'.png"
+METRICS = """step,sup_class,distill_class,teacher_ap,student_ap,teacher_ap_small,labels_precision_best
+1,1.5,0.0,,,,
+2,1.0,0.0,10.0,12.5,1.0,0.25
+3,0.9,0.5,,,,
+4,0.8,0.25,15.0,14.0,2.0,0.75
+"""
+
+
+def run_folder(root: Path) -> Path:
+    """A finished run of four steps, two of them on labels alone."""
+    rng = np.random.default_rng(0)
+
+    def boxes(count: int) -> list[list[tuple[int, list[float]]]]:
+        return [[(3 + 4 * (i % 2), [*map(float, rng.integers(0, 24, 2)), 30.0, 20.0])] for i in range(count)]
+
+    config = runs.data(root)
+    categories = ((3, SCRIPT), (7, QUOTE))
+    coco(root / "labeled", boxes(6), categories=categories)
+    coco(root / "val", boxes(4), categories=categories, seed=100)
+    first = min((root / "unlabeled").glob("*.png"))
+    first.rename(first.with_name(FILE))
+    out = root / "run"
+    out.mkdir()
+    save_config(replace(config, guard=False), out / "config.yaml")
+    (out / "metrics.csv").write_text(METRICS)
+    (out / "train.log").write_text(f"2026-01-01 10:00:00,123 Classes: {SCRIPT}\n2026-01-01 10:00:00,123 step 1 of 4\n")
+    facts = {"step": 4, "metrics": {"ap": 15.0, "best_score": 0.2}, "versions": {"torch": torch.__version__}}
+    save_detector(out / "best.safetensors", tiny.detector(2, confident=True), (SCRIPT, QUOTE), 64, facts)
+    return out
+
+
+def settings(folder: Path) -> TrainConfig:
+    from sedet.settings import load_config
+
+    return load_config(folder / "config.yaml")
