@@ -26,6 +26,7 @@ from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError
 from sedet.evaluation.bootstrap import paired_bootstrap
 from sedet.evaluation.stored import save_detections
+from sedet.reporting import comparison_page
 from sedet.settings import load_config, to_dict
 from tests import tiny
 
@@ -85,6 +86,21 @@ def test_every_cell_has_a_row_and_the_table_adds_up(finished: Path) -> None:
         assert [row["method"] for row in csv.DictReader(file)] == ["supervised", "sed", "supervised"]
     assert (finished / "table.md").read_text().count("\n|") == 4
     assert (finished / "ap.svg").read_text().startswith("<?xml")
+    page = (finished / "report.html").read_text()
+    assert "With 40 % of the labels" in page and all(cell in page for cell in cells_of(table[1])[:3])
+    assert all(f'id="{part}"' in page for part in ("verdict", "table", "quality", "errors", "runs", "settings"))
+
+
+def test_a_report_that_fails_costs_no_table(
+    finished: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> bytes:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(comparison_page, "comparison_page", fails)
+    assert main(command(data, finished, "--percents", "40", "--methods", "supervised", "sed", "--seeds", "0", "1")) == 0
+    said = capsys.readouterr().out
+    assert "Warning: the report could not be made (MemoryError: no room)" in said and "table.md" in said
 
 
 def test_all_methods_start_from_one_burn_in_on_the_same_data(finished: Path, data: Path) -> None:
