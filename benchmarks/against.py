@@ -75,7 +75,8 @@ def methods_table(rows: Sequence[Row], group: dict[str, Any], comparisons: Seque
     note = (
         "\nOne burn-in, detector, schedule, batch and evaluator for all. The other methods have the settings of their "
         "publications, or where a line says so others, chosen on dev; SED's were chosen on dev more often (trials), so "
-        "its place is not owed to the method alone. Minutes hold whatever else the machine did: they are no comparison.\n"
+        "its place is not owed to the method alone. Minutes hold whatever else the machine did: they are no comparison."
+        "\n"
     )
     few = "" if all(line[-1] != "1" for line in lines) else "**One seed, not conclusive.**\n"
     return f"### Methods: {heading(group)}\n\n" + table(headings, lines) + note + few

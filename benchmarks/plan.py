@@ -84,7 +84,7 @@ ALGORITHM = 4
 TRAINING = 3
 """The same for what all methods share: detector, views, schedule."""
 
-FIXED = {"guard": False, "patience": 0, "stop": None, "start": None}
+FIXED = {"report": False, "guard": False, "patience": 0, "stop": None, "start": None}
 """Never the best of several: what is judged is the last teacher."""
 
 PLACES = ("out", "start", "stop", "labeled", "unlabeled", "val", "images", "val_images")

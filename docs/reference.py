@@ -23,6 +23,7 @@ from sedet.config import TrainConfig
 from sedet.evaluation.analyze_options import AnalyzeOptions
 from sedet.exporting.options import ExportOptions
 from sedet.labeling.options import LabelOptions, MergeOptions
+from sedet.reporting.report_options import ReportOptions
 from sedet.settings import field_docs, hints, is_group
 
 HERE = Path(__file__).resolve().parent
@@ -33,6 +34,7 @@ OPTIONS: Mapping[str, Any] = {
     "train": TrainConfig,
     "eval": options.EvalOptions,
     "analyze": AnalyzeOptions,
+    "report": ReportOptions,
     "predict": options.PredictOptions,
     "compare": CompareOptions,
     "export": ExportOptions,

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
-NEEDED = re.compile(r"runs/[\w-]+(?=/best)|(?:(?<=--resume )|(?<=sedet label )|(?<=sedet export ))runs/[\w-]+")
+NEEDED = re.compile(r"(?:--resume |sedet (?:label|export|report|analyze) )(runs/[\w-]+)|(runs/[\w-]+)(?=/best)")
 """Runs that a command starts from."""
 ELSEWHERE = ("git clone", "make demo", "make test", "make lint", "pip install")
 """Lines that are tested by continuous integration itself."""
@@ -120,7 +120,7 @@ def test_every_command_runs(page: Path, place: Path) -> None:
         if typed.startswith(ELSEWHERE) or "--help" in words:
             continue
         assert words[0] == "sedet", f"{page.name} tells to type '{typed}': run it here or name it in ELSEWHERE"
-        needed = NEEDED.findall(typed)
+        needed = [given or named for given, named in NEEDED.findall(typed)]
         for run in needed:  # made by another page, or by a command that a reader has run before
             if not (place / run).exists():
                 train(run)
