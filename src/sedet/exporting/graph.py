@@ -140,8 +140,8 @@ class Deployed(nn.Module):
         down = resize_weights(rows, original[1], content[1], self.side)
         pixels = images.permute(0, 3, 1, 2).float()
         # Rounded after each pass, as PyTorch does with bytes.
-        pixels = torch.matmul(pixels, across.T).round()
-        pixels = torch.matmul(down, pixels).round().clamp(0, 255)
+        pixels = (torch.matmul(pixels, across.T) + 0.5).floor().clamp(0, 255)
+        pixels = (torch.matmul(down, pixels) + 0.5).floor().clamp(0, 255)
         return pixels / 255.0, content.long()[None].expand(batch, -1), original
 
     def candidates(self, regions: Regions, content: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
@@ -221,4 +221,8 @@ def resize_weights(positions: Tensor, before: Tensor, after: Tensor, side: int) 
     center = step * (rows.double() + 0.5)
     weights = (1 - ((positions.double()[None] + 0.5 - center[:, None]) / step.clamp(min=1)).abs()).clamp(min=0)
     weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-9)
-    return (weights * (rows.double() < after)[:, None]).float()
+    weights = weights * (rows.double() < after)[:, None]
+    # PyTorch resizes bytes with weights of 16 bits: as many places behind the point as the largest has room for.
+    places = (torch.log2(32767.5 / weights.amax(dim=(0, 1))).ceil() - 1).clamp(max=22)
+    unit = torch.pow(2.0, places)
+    return ((weights * unit + 0.5).floor() / unit).float()
