@@ -18,7 +18,7 @@ import yaml
 
 from sedet.cli import main
 from sedet.compare.cells import Cell, Comparison, complete, make_cells, read_pool, shared_settings, write_data
-from sedet.compare.table import cells_of, markdown, summarize
+from sedet.compare.table import cells_of, markdown, read_record, summarize
 from sedet.compare.work import keep_settings, make_jobs
 from sedet.config import TrainConfig
 from sedet.data.formats import read_table
@@ -245,6 +245,10 @@ def test_other_settings_or_a_foreign_folder_are_refused(data: Path, tmp_path: Pa
         keep_settings(replace(one, settings=replace(one.settings, sed=replace(one.settings.sed, gamma=3.0))))
     with pytest.raises(ConfigError, match=r"other settings \(val\)"):
         keep_settings(replace(one, val="else.json"))
+    with pytest.raises(ConfigError, match="folder of the images"):
+        keep_settings(replace(one, images=str(tmp_path)))
+    with pytest.raises(ConfigError, match="content of the labels"):
+        keep_settings(one, labels={"data": "others"})
     (tmp_path / "c" / "comparison.json").write_text("{")
     with pytest.raises(ConfigError, match="is damaged"):
         keep_settings(one)
@@ -252,6 +256,13 @@ def test_other_settings_or_a_foreign_folder_are_refused(data: Path, tmp_path: Pa
     (tmp_path / "d" / "thesis.txt").touch()
     with pytest.raises(ConfigError, match="is in use and holds no comparison"):
         keep_settings(comparison(data, tmp_path / "d"))
+
+
+def test_a_damaged_row_is_named(tmp_path: Path) -> None:
+    for text in ("{", "[]"):
+        (tmp_path / "row.json").write_text(text)
+        with pytest.raises(ConfigError, match=r"row\.json is damaged: remove it"):
+            read_record(tmp_path / "row.json")
 
 
 def test_labelled_parts_are_nested_and_val_is_kept_out(data: Path, tmp_path: Path) -> None:

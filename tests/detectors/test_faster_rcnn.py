@@ -216,6 +216,24 @@ def test_samples_are_drawn_from_the_generator_alone() -> None:
     assert [len(x) for x in sample(torch.tensor([-2, -2]), 16, 0.25)] == [0, 0]
 
 
+def test_both_stages_are_divided_by_what_all_processes_drew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another process drew more, the joint number is larger and the losses here are smaller, all of them."""
+    model = network()
+    given = tiny.batch([(64, 48), (40, 64)], labels=[tiny.targets((0, 4, 4, 40, 36)), tiny.targets((1, 2, 10, 30, 50))])
+    assert given.targets is not None
+
+    def losses() -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        return model.loss(model(given.strong.float() / 255, given.content), given.targets)  # type: ignore[arg-type]
+
+    alone = losses()
+    for module in ("rpn", "faster_rcnn"):
+        monkeypatch.setattr(f"sedet.detectors.{module}.process_mean", lambda value, least: 4 * value.clamp(min=least))
+    joint = losses()
+    for key, value in alone.items():
+        assert value > 0 and float(joint[key].detach()) == pytest.approx(float(value) / 4, rel=1e-5), key
+
+
 @pytest.mark.parametrize("size", [[64, 64], [2, 2]])
 def test_no_objects_and_one_class(size: list[int]) -> None:
     model = network(classes=1)

@@ -14,6 +14,7 @@ from typing import Any
 from sedet.compare.cells import Cell, Comparison
 from sedet.data.table import AnnotationTable
 from sedet.data.write import write_json, write_text
+from sedet.errors import ConfigError
 from sedet.evaluation.bootstrap import Pair, joint_bootstrap
 from sedet.evaluation.stored import load_detections
 
@@ -30,7 +31,21 @@ def load_rows(comparison: Comparison) -> dict[Cell, Row]:
     for cell in comparison.cells:
         path = row_file(comparison, cell)
         if path.is_file():
-            found[cell] = json.loads(path.read_text(encoding="utf-8"))
+            found[cell] = read_record(path)
+    return found
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        ConfigError: the file is no JSON object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} is damaged: remove it, and the same command measures it again")
     return found
 
 

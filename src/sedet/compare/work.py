@@ -14,10 +14,12 @@ from typing import Any
 
 from sedet import settings
 from sedet.compare.cells import Cell, Comparison, Pool, complete, write_data
+from sedet.compare.table import read_record
 from sedet.config import TrainConfig
 from sedet.data.layout import absolute
 from sedet.data.write import write_json
 from sedet.errors import ConfigError
+from sedet.training.inputs import table_digest
 from sedet.training.plan import minutes
 
 NOT_NUMBERS = ("device", "threads", "workers", "cache", "loggers", "report")
@@ -48,7 +50,7 @@ def make_jobs(comparison: Comparison, pool: Pool) -> list[Job]:
         ConfigError: the folder holds a comparison with other settings or data.
         DataError: data that cannot be read.
     """
-    keep_settings(comparison)
+    keep_settings(comparison, labels={"data": table_digest(pool.table), "val": table_digest(pool.val)})
     parts = complete(comparison, write_data(comparison, pool), pool.table)
     folder = comparison.out.absolute()
     jobs: dict[str, Job] = {}
@@ -75,14 +77,20 @@ def make_jobs(comparison: Comparison, pool: Pool) -> list[Job]:
     return list(jobs.values())
 
 
-def keep_settings(comparison: Comparison) -> None:
-    """Write down what all cells share, or compare it with what was written."""
+def keep_settings(comparison: Comparison, labels: dict[str, str] | None = None) -> None:
+    """Write down what all cells share, or compare it with what was written.
+
+    Args:
+        labels: what names the content of the labels, so that others under the same path are noticed.
+    """
     path = comparison.out / "comparison.json"
     tree = settings.to_dict(comparison.settings)
     told: dict[str, Any] = {
         "data": str(Path(comparison.data).absolute()),
         "val": str(Path(comparison.val).absolute()),
         "unlabeled": [*comparison.unlabeled, *([comparison.unlabeled_data] if comparison.unlabeled_data else [])],
+        "images": [comparison.images, comparison.val_images],
+        "labels": labels,
         "settings": {key: value for key, value in tree.items() if key not in NOT_NUMBERS},
     }
     told = json.loads(json.dumps(told))
@@ -90,6 +98,9 @@ def keep_settings(comparison: Comparison) -> None:
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
             differing = [key for key in ("data", "val", "unlabeled") if before[key] != told[key]]
+            for key, name in (("images", "folder of the images"), ("labels", "content of the labels")):
+                if key in before and before[key] != told[key]:  # comparisons from before these were kept
+                    differing.append(name)
             names = settings.names(TrainConfig)
             differing += [n for n in names if _value(before["settings"], n) != _value(told["settings"], n)]
         except (ValueError, KeyError, TypeError) as error:
@@ -115,7 +126,7 @@ def is_done(job: Job) -> bool:
     """Whether a job's file says that it is finished."""
     if not job.done.is_file():
         return False
-    return job.cell is not None or bool(json.loads(job.done.read_text(encoding="utf-8")).get("finished"))
+    return job.cell is not None or bool(read_record(job.done).get("finished"))
 
 
 def run_jobs(
@@ -215,7 +226,7 @@ def facts(cell: Cell, config: TrainConfig) -> dict[str, Any]:
 def score(job: Job) -> str:
     if job.cell is None:
         return ""
-    ap = json.loads(job.done.read_text(encoding="utf-8"))["ap"]
+    ap = read_record(job.done)["ap"]
     return ", no AP" if ap is None else f", AP {ap:.1f}"
 
 

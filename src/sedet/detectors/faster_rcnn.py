@@ -24,6 +24,7 @@ from sedet.data.batch import Targets
 from sedet.detectors.anchors import RATIOS, decode, encode, grid_anchors
 from sedet.detectors.backbones import Backbone
 from sedet.detectors.dense import centers_inside, final_detections, flatten_map
+from sedet.detectors.normalizer import process_mean
 from sedet.detectors.pyramid import Pyramid
 from sedet.detectors.regions import FULL_LEVELS, Detections, Regions
 from sedet.detectors.rpn import BETA, propose, rpn_loss, sample
@@ -170,7 +171,7 @@ class FasterRCNN(nn.Module):
         rois, indices = self.draw(proposals, targets)
         logits, deltas = self.second_stage(regions, rois)
         label = roi_labels(indices, targets, self.spec.classes)
-        number = max(1, len(label))
+        number = process_mean(logits.new_tensor(float(len(label))), least=1.0)
         losses["class"] = roi_class_terms(logits, label, focal_gamma).sum() / number
         losses["box"] = roi_box_terms(deltas, rois, indices, targets).sum() / number
         return losses

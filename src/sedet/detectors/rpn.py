@@ -16,6 +16,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from sedet.data.batch import Targets
 from sedet.detectors.anchors import encode, match_anchors
 from sedet.detectors.dense import centers_inside, level_slices
+from sedet.detectors.normalizer import process_mean
 from sedet.detectors.regions import Regions
 
 POSITIVE_IOU, BACKGROUND_IOU = 0.7, 0.3
@@ -71,7 +72,7 @@ def rpn_loss(regions: Regions, targets: Sequence[Targets]) -> dict[str, Tensor]:
         wanted = encode(target.boxes[index[positive]], regions.anchors[positive])
         box.append(F.smooth_l1_loss(regions.deltas[i, positive], wanted, beta=BETA, reduction="sum"))
     given, right = torch.cat(logits), torch.cat(wanted_logits)
-    number = max(1, len(given))
+    number = process_mean(given.new_tensor(float(len(given))), least=1.0)
     objectness = F.binary_cross_entropy_with_logits(given, right, reduction="sum") / number
     return {"rpn_class": objectness, "rpn_box": torch.stack(box).sum() / number}
 

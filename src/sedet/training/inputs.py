@@ -46,7 +46,7 @@ class TrainingData:
             "labeled": len(self.labeled),
             "val": 0 if self.val is None else len(self.val),
             "unlabeled": 0 if self.pool is None else len(self.pool),
-            "digest": _digest(self.labeled),
+            "digest": table_digest(self.labeled),
         }
 
 
@@ -103,7 +103,7 @@ def stop_at_errors(problems: Sequence[Problem]) -> None:
         raise DataError(errors[0].message + others, errors[0].file, errors[0].todo)
 
 
-def _digest(table: AnnotationTable) -> str:
+def table_digest(table: AnnotationTable) -> str:
     """Names the images and objects of a table, wherever it lies."""
     told = hashlib.sha256()
     for entry, objects in zip(table.images, table.objects, strict=True):
