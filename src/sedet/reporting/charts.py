@@ -11,6 +11,7 @@ import io
 import itertools
 import math
 import re
+import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -303,7 +304,8 @@ def _placed(figure: Figure, axes: Axes) -> Callable[[float, float], tuple[float,
 def _draw(figure: Figure, title: str, description: str) -> Markup:
     """The figure as SVG for a page: its own ids, colours of the style sheet, a title and a description."""
     data = io.BytesIO()
-    figure.savefig(data, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    with warnings.catch_warnings(action="ignore"):  # letters that matplotlib's font lacks: the page's own has them
+        figure.savefig(data, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     root = ElementTree.fromstring(data.getvalue())  # what matplotlib has just written
     prefix = f"chart-{next(_numbers)}"
     for element in list(root.iter()):
