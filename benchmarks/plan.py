@@ -289,6 +289,15 @@ def make_job(
     return Job(burn_in, config, burn, settings, identity(burn_in, inputs), identity(config, inputs, burn_in))
 
 
+BEFORE = {
+    "class_share": 0.5,
+    "class_share_end": None,
+    "box_share": 1.0,
+    "box_gamma": 0.0,
+    "box_target": "region",
+}
+"""SED's settings that came later, and what they were before there was a choice: no part of a name then."""
+
 GROUPS = {name: entry.group for name, entry in METHODS.items() if entry.group}
 """The settings that are one method's own."""
 
@@ -311,11 +320,9 @@ def identity(config: TrainConfig, inputs: Inputs, burn_in: TrainConfig | None = 
             found["dense_teacher"]["algorithm"] = 2  # 1: no gradient through the focusing factor
         if c.method == "sed":
             found["sed"]["algorithm"] = ALGORITHM
-            if not c.sed.box_gamma:
-                del found["sed"]["box_gamma"]  # rows from before there was one
-            for key, value in (("class_share", 0.5), ("class_share_end", None), ("box_share", 1.0)):
+            for key, value in BEFORE.items():
                 if found["sed"][key] == value:
-                    del found["sed"][key]  # what it was before there was a choice
+                    del found["sed"][key]
         return {**found, "training": TRAINING}
 
     parts = [numbers(config), None if burn_in is None else numbers(burn_in), inputs.digest]

@@ -93,6 +93,8 @@ class SEDConfig:
     """Weight of the class term."""
     box_weight: float = 0.0
     """Weight of the box term. 1 gains where the teacher's boxes are better than the student's, and harms elsewhere."""
+    box_target: Literal["region", "voted"] = "region"
+    """The box a region is taught: the teacher's at that region, or a vote of all that answer for the same object."""
     box_gamma: float = 0.0
     """Exponent of the box term's own discrepancy weight, 1 - IoU of both boxes (0: none)."""
     quality_weight: float = 0.0

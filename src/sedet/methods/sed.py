@@ -50,6 +50,7 @@ from sedet.methods.join import join_rois, join_sizes, paired_iou
 from sedet.methods.method import Method, Progress
 from sedet.methods.pseudo_labels import pseudo_labels
 from sedet.methods.supervised import joint_views, labeled_losses
+from sedet.methods.vote import voted_boxes
 
 MIN_SIDE = 1e-3
 """Boxes with a shorter side, pixels, teach no box: the GIoU of two empty boxes is 1."""
@@ -112,6 +113,8 @@ class SED(Method):
         if config.targets == "hard":
             labels = pseudo_labels(teacher, answer, unlabeled, config.threshold, self.erase_limit)
         else:
+            if config.box_target == "voted":
+                answer = voted_boxes(answer)
             target = teacher_target(answer, unlabeled, self.erase_limit, config.temperature)
             if second is not None:
                 roi_target = teacher_target(second, unlabeled, self.erase_limit, config.temperature)
