@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from torch import Tensor
 
 from benchmarks.provenance import ROOT, provenance, versions
 from benchmarks.rows import write_json
@@ -24,11 +26,12 @@ from sedet.config import TrainConfig
 from sedet.data.batch import pixels
 from sedet.data.formats import align_classes, read_table
 from sedet.data.images import read_image
-from sedet.data.views import canvas_side, plain_view, stack_views
+from sedet.data.table import AnnotationTable, ImageEntry
+from sedet.data.views import View, canvas_side, plain_view, stack_views
 from sedet.demo.settings import AREA_RANGES
 from sedet.detectors.build import Detector
 from sedet.detectors.file import load_detector
-from sedet.detectors.regions import HALF_LEVELS, Detections
+from sedet.detectors.regions import HALF_LEVELS, Detections, Regions
 from sedet.evaluation.coco import coco_metrics
 from sedet.methods.join import join_sizes
 from sedet.settings import load_config
@@ -51,13 +54,10 @@ def look(run: Path) -> dict[str, Any]:
     return {**about, "end of burn-in": by_size(model, loaded.classes, config), "shipped": shipped}
 
 
-@torch.inference_mode()
-def by_size(model: Detector, classes: tuple[str, ...], config: TrainConfig) -> dict[str, Any]:
-    """Metrics on val at each size, and joined."""
-    assert config.val is not None and config.image_size
-    model.eval()
-    table, size = align_classes(read_table(config.val, config.val_images, "val"), classes), config.image_size
-    found: dict[str, list[Detections]] = {}
+def three_answers(
+    model: Detector, table: AnnotationTable, size: int
+) -> Iterator[tuple[Sequence[ImageEntry], list[View], Tensor, tuple[Regions, Regions, Regions]]]:
+    """By sixteen images: entries, plain views, the contents of these, answers at full, double and half size."""
     for start in range(0, len(table), 16):
         entries = table.images[start : start + 16]
         images = [read_image(entry.path, use_exif=entry.use_exif, max_side=2 * size) for entry in entries]
@@ -66,7 +66,17 @@ def by_size(model: Detector, classes: tuple[str, ...], config: TrainConfig) -> d
         twice = stack_views([plain_view(image, 2 * size) for image in images], 2 * canvas_side(size))[0]
         small = torch.nn.functional.interpolate(pixels(stacked), scale_factor=0.5, mode="bilinear", antialias=True)
         full, double = model(pixels(stacked), content), model(pixels(twice), 2 * content)
-        half = model(small, content // 2, HALF_LEVELS)
+        yield entries, views, content, (full, double, model(small, content // 2, HALF_LEVELS))
+
+
+@torch.inference_mode()
+def by_size(model: Detector, classes: tuple[str, ...], config: TrainConfig) -> dict[str, Any]:
+    """Metrics on val at each size, and joined."""
+    assert config.val is not None and config.image_size
+    model.eval()
+    table, size = align_classes(read_table(config.val, config.val_images, "val"), classes), config.image_size
+    found: dict[str, list[Detections]] = {}
+    for entries, views, content, (full, double, half) in three_answers(model, table, size):
         answers = {"half": (half, 0.5), "full": (full, 1.0), "double": (double, 2.0)}
         for classes_share, box_share in SHARES:
             joined = join_sizes(full, double, half, classes_share, box_share)
