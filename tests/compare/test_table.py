@@ -90,7 +90,13 @@ def test_gains_are_paired_and_the_pairs_are_told(data: Path, val: AnnotationTabl
     assert cells_of(sed)[5].startswith("+0.0 ± 141.4 [") and cells_of(sed)[6] == "1 of 2"
     write_tables(one, [twin, sed])
     text = (tmp_path / "table.md").read_text()
-    assert "2 pairs of runs tell of that" in text and "more runs than pairs" in text
+    assert "2 pairs of runs tell of that." in text and "more runs than pairs" in text
+
+
+def test_the_interval_s_limits_are_always_told() -> None:
+    for counts, line in (([1], "one run does not tell"), ([1, 3], "3 pairs of runs tell of that, and one is not"),
+                         ([2, 5], "2 to 5 pairs of runs tell of that.")):  # fmt: skip
+        assert line in caveats([{"paired": count, "runs": count} for count in counts])[0]
 
 
 def test_all_rows_of_the_folder_are_in_the_table(data: Path, val: AnnotationTable, tmp_path: Path) -> None:

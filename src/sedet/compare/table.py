@@ -24,7 +24,7 @@ from sedet.evaluation.stored import load_detections
 
 Row = dict[str, Any]
 COLUMNS = ("labels", "method", "AP", "AP50", "AP75", "gain [95 %]", "ahead", "of gap", "runs", "time", "memory")
-NARROW = ("AP50", "AP75", "memory")
+NARROW = ("AP50", "AP75", "time", "memory")
 """Left out on a terminal, so that a row fits a line of 80."""
 DRAWS = 1000
 FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "burn_in_ap", "seconds", "memory")
@@ -219,8 +219,11 @@ def caveats(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     found = sorted({entry["paired"] for entry in entries if entry["paired"]})
     if not found:
         return []
-    many = f"{found[0]}" if len(found) == 1 else f"{found[0]} to {found[-1]}"
-    told = "one run does not tell, and is not conclusive." if found == [1] else f"{many} pairs of runs tell of that."
+    several = [str(count) for count in found if count > 1]
+    told = "one run does not tell, and is not conclusive."
+    if several:
+        many = several[0] if len(several) == 1 else f"{several[0]} to {several[-1]}"
+        told = f"{many} pairs of runs tell of that{', and one is not conclusive' if 1 in found else ''}."
     lines = [f"The interval is over val's images alone; how trainings differ by seed and fold is not in it: {told}"]
     if any(entry["paired"] and entry["paired"] < entry["runs"] for entry in entries):
         lines.append("Where a method has more runs than pairs, its AP is over all runs and its gain over the pairs.")

@@ -153,7 +153,8 @@ def _told(row: Mapping[str, Any]) -> dict[str, Any]:
 def shown(names: list[str], values: Mapping[str, Any]) -> str:
     """A few settings for a message."""
     more = ", ..." if len(names) > SHOWN else ""
-    return ", ".join(f"{name} {values[name]}" for name in names[:SHOWN]) + more
+    texts = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in (values[name] for name in names[:SHOWN]))
+    return ", ".join(f"{name} {text}" for name, text in zip(names, texts, strict=False)) + more
 
 
 def settle(config: TrainConfig) -> None:
