@@ -33,11 +33,11 @@ from benchmarks.rows import (
     write_json,
 )
 from sedet.errors import SedetError
-from sedet.evaluation.bootstrap import Pair, joint_bootstrap
+from sedet.evaluation.bootstrap import MetricName, Pair, joint_bootstrap
 from sedet.evaluation.stored import load_detections
 
 DRAWS = 1000
-METRICS = ("ap", "ap50", "ap_small", "ap_medium", "ap_large")
+METRICS: tuple[MetricName, ...] = ("ap", "ap50", "ap_small", "ap_medium", "ap_large")
 
 GROUP = ("dataset", "percent", "recipe", "split")
 RUN = ("fold", "seed")

@@ -22,6 +22,7 @@ from benchmarks.rows import (
     read_openings,
 )
 from benchmarks.tables import render
+from sedet.errors import SedetError
 from sedet.evaluation.bootstrap import joint_bootstrap, paired_bootstrap
 from sedet.evaluation.stored import load_detections, save_detections
 from tests.evaluation.cases import random_case
@@ -44,6 +45,17 @@ def test_joint_bootstrap_of_one_pair_is_the_paired_one() -> None:
     assert found is not None and [found[k] for k in ("difference", "low", "high")] == [round(v, 3) for v in expected]
     twice = joint_bootstrap([(table, first, second), (table, second, first)], draws=50)
     assert twice is not None and twice["difference"] == pytest.approx(0) and twice["low"] == pytest.approx(0, abs=1e-9)
+
+
+def test_joint_bootstrap_knows_every_metric_and_no_other() -> None:
+    table, first = random_case(0)
+    second = [replace(d, boxes=d.boxes + 3) for d in first]
+    for metric in ("ap50", "ap75", "ap_large"):
+        expected = paired_bootstrap(table, first, second, draws=20, metric=metric)  # type: ignore[arg-type]
+        found = joint_bootstrap([(table, first, second)], draws=20, metric=metric)  # type: ignore[arg-type]
+        assert found is not None and found["difference"] == round(expected.difference, 3)
+    with pytest.raises(SedetError, match="there is no metric 'ap60'"):
+        joint_bootstrap([(table, first, second)], metric="ap60")  # type: ignore[arg-type]
 
 
 def row(ap: float, **changes: Any) -> dict[str, Any]:

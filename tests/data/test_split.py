@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sedet.data.chance import generator
 from sedet.data.formats import read_table
 from sedet.data.sources import find_images
 from sedet.data.split import Split, box_counts, holdout, split_shots, split_table, write_split
@@ -70,6 +72,28 @@ def test_shots_are_nested_and_hold_so_many_images_of_each_class() -> None:
             assert len(part.labeled) <= k * len(data.classes)
             assert part.percent == len(part.labeled) / 2
     assert split_shots(data, 3, 1) == split_shots(data, 3, 1) != split_shots(data, 3, 2)
+
+
+def test_shots_are_those_of_the_rule_read_word_by_word() -> None:
+    """Folds are compared across versions: a faster way must draw the same."""
+    data = long_tail()
+    counts = box_counts(data)
+    rarest = [int(c) for c in np.argsort(counts.sum(axis=0), kind="stable")]
+    for fold, shots in itertools.product(range(3), (1, 4, 30)):
+        order = [int(i) for i in generator(0, "split", fold).permutation(len(data))]
+        chosen: set[int] = set()
+        for k, c in itertools.product(range(1, shots + 1), rarest):
+            have = sum(bool(counts[i, c]) for i in chosen)
+            more = [i for i in order if counts[i, c] and i not in chosen]
+            chosen |= set(more[: max(0, k - have)])
+        assert split_shots(data, shots, fold).labeled == tuple(sorted(chosen))
+
+
+def test_many_shots_of_many_images_are_drawn_at_once() -> None:
+    data = table([[i % 40] for i in range(6000)], classes=40)
+    began = time.process_time()
+    assert len(split_shots(data, 150, 1).labeled) == 6000
+    assert time.process_time() - began < 1
 
 
 def test_shots_by_hand() -> None:

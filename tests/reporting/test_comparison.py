@@ -16,9 +16,21 @@ SUPERVISED: dict[str, Any] = {
     "gain": None,
     "low": None,
     "high": None,
+    "gain_deviation": None,
+    "paired": None,
+    "ahead": None,
     "gap_share": None,
 }
-SED = SUPERVISED | {"method": "sed", "ap": 22.0, "gain": 2.0, "low": 0.5, "high": 3.5, "gap_share": 0.25}
+SED = SUPERVISED | {
+    "method": "sed",
+    "ap": 22.0,
+    "gain": 2.0,
+    "low": 0.5,
+    "high": 3.5,
+    "paired": 1,
+    "ahead": 1,
+    "gap_share": 0.25,
+}
 ALL = SUPERVISED | {"labels": "all", "ceiling": True, "ap": 28.0}
 
 
@@ -33,6 +45,13 @@ def test_a_gain_that_is_sure() -> None:
 def test_a_gain_that_may_be_chance() -> None:
     said = comparison_verdict([SUPERVISED, SED | {"low": -0.5}, ALL])
     assert said.good is None and said.notes[0].endswith("-0.5 to +3.5 AP: it may as well be nothing.")
+
+
+def test_several_pairs_of_runs_are_told_of() -> None:
+    said = comparison_verdict([SUPERVISED, SED | {"runs": 4, "paired": 3, "ahead": 2, "gain_deviation": 1.0}, ALL])
+    assert "It is ahead of supervised in 2 of 3 pairs of runs." in said.notes
+    assert any("3 pairs of runs tell of that" in note for note in said.notes)
+    assert not any("not conclusive" in note for note in said.notes)
 
 
 def test_a_loss_and_the_best_of_several() -> None:

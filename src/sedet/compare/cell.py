@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from sedet import settings
+from sedet.compare.terms import terms
 from sedet.config import TrainConfig
 from sedet.data.formats import align_classes, read_table
 from sedet.data.write import write_json
@@ -28,19 +29,21 @@ from sedet.evaluation.stored import save_detections
 from sedet.text import printable
 from sedet.training import plan
 from sedet.training.run import versions
-from sedet.training.unattended import finish_run
+from sedet.training.unattended import finish_run, locked
 from sedet.training.validate import Judge
 
 SCORES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 
 
 def work(job: dict[str, Any]) -> None:
-    """Do what a job asks for: a burn-in that others start from, or a cell with its row.
+    """Do what a job asks for: a burn-in that others start from, or a cell with its row. What is there is left alone.
 
     Args:
         job: ``config``, the settings; ``cell``, its facts, for the row; ``row`` and ``detections``, the files to write;
             ``burn_in``, the run folder to start from (all None for a burn-in).
     """
+    if job["row"] is not None and Path(job["row"]).is_file():  # another runner was at it
+        return
     config = settings.from_dict(job["config"])
     folder = Path(config.out)
     version = versions()["sedet"]
@@ -49,12 +52,13 @@ def work(job: dict[str, Any]) -> None:
         finish_run(replace(config, stop=burn_in), folder, version, wait=True)
         return
     burn = json.loads(Path(job["burn_in"]).with_suffix(".json").read_text(encoding="utf-8"))
-    record = finish_run(replace(config, start=job["burn_in"]), folder, version)
+    record = finish_run(replace(config, start=job["burn_in"]), folder, version, wait=True)
     row = judged(config, folder, Path(job["detections"]))
     device = torch.device(plan.resolve_device(config))
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     row |= {
         **job["cell"],
+        "settings": terms(settings.load_config(folder / "config.yaml")),  # what it was trained with
         "seconds": round(burn["seconds"] + record["seconds"], 1),
         "burn_in_seconds": round(burn["seconds"], 1),
         "memory": record["memory"],
@@ -84,7 +88,9 @@ def judged(config: TrainConfig, folder: Path, keep: Path) -> dict[str, Any]:
 
 def main(argv: list[str]) -> int:
     try:
-        work(json.loads(Path(argv[0]).read_text(encoding="utf-8")))
+        path = Path(argv[0])
+        with locked(path.with_suffix(".lock"), wait=True):  # over judging too, for which the run's own is let go
+            work(json.loads(path.read_text(encoding="utf-8")))
     except (SedetError, OSError) as error:
         print(printable(f"sedet: error: {error}"), file=sys.stderr)
         return 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +25,10 @@ from sedet.data.write import write_coco, write_text
 from sedet.errors import ConfigError, DataError
 from sedet.training import plan
 
-OWN = ("labeled", "unlabeled", "val", "images", "val_images", "out", "method", "seed", "start", "stop", "guard", "init")
+OWN = (
+    *("labeled", "unlabeled", "val", "images", "val_images", "out", "method", "seed"),
+    *("start", "stop", "guard", "init", "patience"),
+)
 """Settings that the comparison itself decides."""
 ALL = 100.0
 """The percent of the cells that are trained on all labels."""
@@ -59,6 +64,15 @@ class Cell:
     @property
     def data(self) -> str:
         return f"k{self.shots}-f{self.fold}" if self.shots else f"p{self.percent:g}-f{self.fold}"
+
+    @staticmethod
+    def from_name(name: str) -> Cell | None:
+        """The cell of a ``name``, or None where it is none; its name does not tell whether it is the ceiling."""
+        found = re.fullmatch(r"(?:p(\d+(?:\.\d+)?(?:e[+-]\d+)?)|k(\d+))-f(\d+)-s(\d+)-(.+)", name)
+        if found is None or found[5] not in METHODS:
+            return None
+        cell = Cell(float(found[1] or 0), int(found[3]), int(found[4]), found[5], int(found[2] or 0))
+        return cell if cell.name == name else None
 
     @property
     def labels(self) -> str:
@@ -209,22 +223,41 @@ def write_data(comparison: Comparison, pool: Pool) -> dict[str, tuple[int, int]]
 
     Returns:
         Labelled and unlabelled images of each, by ``Cell.data``.
+
+    Raises:
+        ConfigError: a labelled part that is there is damaged.
     """
     folder, table = comparison.out / "data", pool.table
     if not (folder / "val.json").is_file():
         write_coco(pool.val, folder / "val.json")
+    paths = [*(entry.path for entry in table.images), *pool.more]
+    # labelled images stay in the pool, without their labels
+    listed = "".join(f"{absolute(path)}\n" for path in paths)
     counts = {}
-    for name in dict.fromkeys(cell.data for cell in comparison.cells):
-        cell = next(c for c in comparison.cells if c.data == name)
-        split = split_shots(table, cell.shots, cell.fold) if cell.shots else split_table(table, cell.percent, cell.fold)
-        part = table.subset(split.labeled)
-        paths = [*(entry.path for entry in table.images), *pool.more]
-        counts[name] = (len(part), len(paths))
-        if not (folder / name / "pool.txt").is_file():
-            write_coco(part, folder / name / "labeled.json")
-            # labelled images stay in the pool, without their labels
-            write_text(folder / name / "pool.txt", "".join(f"{absolute(path)}\n" for path in paths))
+    for name, cell in {cell.data: cell for cell in comparison.cells}.items():
+        part, images = folder / name / "labeled.json", folder / name / "pool.txt"
+        if images.is_file() and part.is_file():  # the list is written last
+            labeled = len(table) if cell.percent == ALL else _images_in(part)
+            if images.read_text(encoding="utf-8") != listed:  # the data were moved
+                write_text(images, listed)
+        else:
+            labeled = _draw(cell, table, part)
+            write_text(images, listed)
+        counts[name] = (labeled, len(paths))
     return counts
+
+
+def _draw(cell: Cell, table: AnnotationTable, path: Path) -> int:
+    split = split_shots(table, cell.shots, cell.fold) if cell.shots else split_table(table, cell.percent, cell.fold)
+    write_coco(table.subset(split.labeled), path)
+    return len(split.labeled)
+
+
+def _images_in(path: Path) -> int:
+    try:
+        return len(json.loads(path.read_text(encoding="utf-8"))["images"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged: remove it, and the same command draws it again") from error
 
 
 def complete(

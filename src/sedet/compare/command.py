@@ -24,7 +24,8 @@ class CompareOptions:
     """Compare methods on equal terms: the same detector, data, burn-in, schedule and evaluator, and one table.
 
     Draws the labelled parts from fully labelled data. What is done is never done again: the same command goes on
-    after an interruption, and with more methods, percents, folds or seeds adds to what is there.
+    after an interruption, and with more methods, percents, folds or seeds adds to what is there. The table is of all
+    that is in the folder.
 
     sedet compare data/train.json --val data/val.json --methods supervised sed --percents 5 10 --out comparison
     """
@@ -108,15 +109,27 @@ def compare(argv: Sequence[str]) -> int:
         options.unlabeled_data,
     )
     if options.list:
-        from sedet.compare.table import row_file
-
-        for cell in comparison.cells:
-            print("done   " if row_file(comparison, cell).is_file() else "missing", cell.name)
+        list_cells(comparison)
         return 0
 
     for method in dict.fromkeys(options.methods):  # told before any training
         make_method(replace(comparison.settings, method=method))  # type: ignore[arg-type]
     return run(comparison, options.jobs)
+
+
+def list_cells(comparison: Comparison) -> None:
+    from sedet.compare.table import read_row, row_file
+
+    for cell in comparison.cells:
+        path = row_file(comparison, cell)
+        try:
+            state = "missing"
+            if path.is_file():
+                read_row(path)
+                state = "done   "
+        except ConfigError:
+            state = "damaged"
+        print(state, cell.name)
 
 
 def run(comparison: Comparison, jobs: int | None) -> int:
@@ -127,7 +140,7 @@ def run(comparison: Comparison, jobs: int | None) -> int:
 
     from sedet.compare import plot
     from sedet.compare.cells import read_pool
-    from sedet.compare.table import COLUMNS, NARROW, cells_of, summarize, write_tables
+    from sedet.compare.table import COLUMNS, NARROW, caveats, cells_of, summarize, write_tables
     from sedet.compare.work import make_jobs, run_jobs
 
     devices = find_devices(comparison.settings, jobs)
@@ -149,6 +162,8 @@ def run(comparison: Comparison, jobs: int | None) -> int:
             texts = zip(COLUMNS, cells_of(entry), strict=True)
             table.add_row(*(text for name, text in texts if name not in NARROW))
         Console().print(table)
+        for line in caveats(entries):
+            say(line)
         files = write_tables(comparison, entries)
         plot.draw(entries, comparison.out / "ap.svg")
         files += [comparison.out / "ap.svg", *_report(comparison, entries, pool.val, say)]

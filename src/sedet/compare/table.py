@@ -7,31 +7,82 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sedet.compare.cells import Cell, Comparison
+from sedet.compare.terms import check_rows
 from sedet.data.table import AnnotationTable
 from sedet.data.write import write_json, write_text
+from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError
 from sedet.evaluation.bootstrap import Pair, joint_bootstrap
 from sedet.evaluation.stored import load_detections
 
 Row = dict[str, Any]
-COLUMNS = ("labels", "method", "AP", "AP50", "AP75", "gain [95 %]", "of gap", "runs", "time", "memory")
-NARROW = ("AP75", "memory")
+COLUMNS = ("labels", "method", "AP", "AP50", "AP75", "gain [95 %]", "ahead", "of gap", "runs", "time", "memory")
+NARROW = ("AP50", "AP75", "time", "memory")
 """Left out on a terminal, so that a row fits a line of 80."""
 DRAWS = 1000
+FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "burn_in_ap", "seconds", "memory")
+"""What every row tells as a number, or null."""
 
 
 def load_rows(comparison: Comparison) -> dict[Cell, Row]:
-    """The rows that are there, of the cells that were asked for."""
+    """The rows that are there: of the cells that were asked for, then of others that were measured before.
+
+    Raises:
+        ConfigError: one is damaged.
+    """
+    asked = {cell.name: cell for cell in comparison.cells}
+    others: dict[str, Cell] = {}
+    for path in (comparison.out / "rows").glob("*.json"):
+        cell = None if path.stem in asked else Cell.from_name(path.stem)
+        if cell is not None:
+            others[cell.name] = replace(cell, ceiling=bool(read_record(path).get("ceiling")))
     found = {}
-    for cell in comparison.cells:
+    for cell in (*asked.values(), *sorted(others.values())):
         path = row_file(comparison, cell)
         if path.is_file():
-            found[cell] = read_record(path)
+            # what the row is of is said by its cell: whether it is the ceiling depends on what else was asked for
+            found[cell] = read_row(path) | {"method": cell.method, "labels": cell.labels, "ceiling": cell.ceiling}
+    return found
+
+
+def read_row(path: Path) -> Row:
+    """A row that is whole, and has its detections beside it.
+
+    Raises:
+        ConfigError: it is damaged, or its detections are.
+    """
+    row = read_record(path)
+    for key in FIGURES:
+        if key not in row or not (row[key] is None or type(row[key]) in (int, float)):
+            raise _damaged(path, f"it has no {key}")
+    for key in ("per_class", "settings", "data", "versions"):
+        if not isinstance(row.get(key, None if key == "per_class" else {}), dict):  # the others are younger
+            raise _damaged(path, f"it has no {key}")
+    if not zipfile.is_zipfile(path.with_suffix(".npz")):  # a file that ends early is none; not all of it is read
+        raise _damaged(path, f"its detections ({path.stem}.npz) are missing or cut off")
+    return row
+
+
+def read_detections(path: Path, images: int) -> list[Detections]:
+    """The detections beside a row.
+
+    Raises:
+        ConfigError: they are damaged, or of another number of images.
+    """
+    file = path.with_suffix(".npz")
+    try:
+        found = load_detections(file)
+    except Exception as error:  # on damaged files the readers of zip and of arrays raise nearly anything
+        raise _damaged(path, f"its detections ({file.name}) cannot be read") from error
+    if len(found) != images:
+        raise _damaged(path, f"its detections ({file.name}) are of {len(found)} images, not of {images}")
     return found
 
 
@@ -45,8 +96,12 @@ def read_record(path: Path) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise ConfigError(f"{path} is damaged: remove it, and the same command measures it again")
+        raise _damaged(path, "it is no JSON object")
     return found
+
+
+def _damaged(path: Path, why: str) -> ConfigError:
+    return ConfigError(f"{path} is damaged ({why}): remove it, and the same command measures it again")
 
 
 def row_file(comparison: Comparison, cell: Cell) -> Path:
@@ -57,54 +112,56 @@ def summarize(comparison: Comparison, val: AnnotationTable, draws: int = DRAWS) 
     """One entry for each percent and method, over all folds and seeds that have a row.
 
     ``gain`` is over supervised of the same folds and seeds, with ``low`` and ``high``, the 95 % interval of a paired
-    bootstrap over val's images; ``gap_share`` of the way from supervised to all labels. None where there is nothing
-    to say.
+    bootstrap over val's images; ``paired``: of how many runs; ``ahead``: in how many of them the method is better;
+    ``gain_deviation``: between them, None for one. ``gap_share``: of the way from supervised to all labels. None where
+    there is nothing to compare with.
 
     Args:
         val: what every cell was judged by.
         draws: resamples of its images.
+
+    Raises:
+        ConfigError: a row is damaged, or was trained on other terms than the rest.
     """
     rows = load_rows(comparison)
-    ceiling = [row["ap"] for cell, row in rows.items() if row["ceiling"] and row["ap"] is not None]
+    check_rows(rows, comparison.out)
+    ceiling = _mean([row["ap"] for cell, row in rows.items() if cell.ceiling])
+    twins = {(c.percent, c.shots, c.fold, c.seed): c for c in rows if c.method == "supervised"}
     entries: list[Row] = []
     for share in sorted({_share(cell) for cell in rows}):
-        methods = list(dict.fromkeys(cell.method for cell in comparison.cells if _share(cell) == share))
-        twins = {(c.fold, c.seed): c for c in rows if _share(c) == share and c.method == "supervised"}
-        for method in methods:
+        for method in dict.fromkeys(cell.method for cell in rows if _share(cell) == share):
             cells = sorted(c for c in rows if _share(c) == share and c.method == method)
-            if not cells:
-                continue
             here = [rows[cell] for cell in cells]
             entry: Row = {
-                "labels": here[0]["labels"],
+                "labels": cells[0].labels,
                 "percent": cells[0].percent,
                 "shots": cells[0].shots,
                 "method": method,
-                "ceiling": here[0]["ceiling"],
+                "ceiling": cells[0].ceiling,
                 "runs": len(here),
                 **{key: _mean([row[key] for row in here]) for key in ("ap", "ap50", "ap75")},
                 "ap_deviation": _deviation([row["ap"] for row in here]),
-                "gain": None,
-                "low": None,
-                "high": None,
-                "gap_share": None,
+                **dict.fromkeys(("gain", "low", "high", "gain_deviation", "paired", "ahead", "gap_share")),
                 "seconds": _mean([row["seconds"] for row in here]),
                 "memory": max((row["memory"] for row in here if row["memory"]), default=None),
             }
-            paired = [(twins[c.fold, c.seed], c) for c in cells if (c.fold, c.seed) in twins]
-            if method != "supervised" and paired:
-                pairs: list[Pair] = [
-                    (val, *(load_detections(row_file(comparison, c).with_suffix(".npz")) for c in pair))  # type: ignore[misc]
-                    for pair in paired
-                ]
-                sure = joint_bootstrap(pairs, draws)
-                if sure is not None:
-                    entry |= {"gain": sure["difference"], "low": sure["low"], "high": sure["high"]}
-                    base = _mean([rows[twin]["ap"] for twin, _ in paired])
-                    gap = None if not ceiling or base is None else _mean(ceiling) - base  # type: ignore[operator]
-                    if gap is not None and gap > 0:
-                        entry["gap_share"] = sure["difference"] / gap
             entries.append(entry)
+            keys = [(c.percent, c.shots, c.fold, c.seed) for c in cells]
+            paired = [(twins[key], c) for key, c in zip(keys, cells, strict=True) if key in twins]
+            if method == "supervised" or not paired:
+                continue
+            pairs: list[Pair] = [
+                (val, *(read_detections(row_file(comparison, c), len(val)) for c in pair))  # type: ignore[misc]
+                for pair in paired
+            ]
+            sure = joint_bootstrap(pairs, draws)
+            if sure is None:
+                continue
+            entry |= {"gain": sure["difference"], "low": sure["low"], "high": sure["high"], "paired": len(paired)}
+            entry |= {"gain_deviation": _deviation(sure["each"]), "ahead": sum(gain > 0 for gain in sure["each"])}
+            base = _mean([rows[twin]["ap"] for twin, _ in paired])
+            if ceiling is not None and base is not None and ceiling > base:
+                entry["gap_share"] = sure["difference"] / (ceiling - base)
     return entries
 
 
@@ -129,15 +186,21 @@ def cells_of(entry: Row) -> list[str]:
     def number(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
-    deviation = "" if entry["ap_deviation"] is None else f" ± {entry['ap_deviation']:.1f}"
-    gain = "-" if entry["gain"] is None else f"{entry['gain']:+.1f} [{entry['low']:+.1f}, {entry['high']:+.1f}]"
+    def spread(value: float | None) -> str:
+        return "" if value is None else f" ± {value:.1f}"
+
+    gain = ahead = "-"
+    if entry["gain"] is not None:
+        gain = f"{entry['gain']:+.1f}{spread(entry['gain_deviation'])} [{entry['low']:+.1f}, {entry['high']:+.1f}]"
+        ahead = f"{entry['ahead']} of {entry['paired']}"
     return [
         entry["labels"],
         entry["method"],
-        number(entry["ap"], ".1f") + deviation,
+        number(entry["ap"], ".1f") + spread(entry["ap_deviation"]),
         number(entry["ap50"], ".1f"),
         number(entry["ap75"], ".1f"),
         gain,
+        ahead,
         "-" if entry["gap_share"] is None else f"{100 * entry['gap_share']:.0f} %",
         str(entry["runs"]),
         "-" if entry["seconds"] is None else f"{entry['seconds'] / 60:.0f} min",
@@ -151,16 +214,31 @@ def markdown(entries: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def caveats(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the gains and their intervals do not say, one line each."""
+    found = sorted({entry["paired"] for entry in entries if entry["paired"]})
+    if not found:
+        return []
+    several = [str(count) for count in found if count > 1]
+    told = "one run does not tell, and is not conclusive."
+    if several:
+        many = several[0] if len(several) == 1 else f"{several[0]} to {several[-1]}"
+        told = f"{many} pairs of runs tell of that{', and one is not conclusive' if 1 in found else ''}."
+    lines = [f"The interval is over val's images alone; how trainings differ by seed and fold is not in it: {told}"]
+    if any(entry["paired"] and entry["paired"] < entry["runs"] for entry in entries):
+        lines.append("Where a method has more runs than pairs, its AP is over all runs and its gain over the pairs.")
+    return lines
+
+
 def write_tables(comparison: Comparison, entries: Sequence[Row]) -> list[Path]:
     """table.md, table.csv, table.json and rows.json in the comparison's folder."""
     out = comparison.out
     note = (
-        "\nAP of the last teacher on val, mean and standard deviation over folds and seeds; gain over supervised, with "
-        "the\n95 % interval of a paired bootstrap over the images; of gap: share of the way from supervised to all "
-        "labels.\n"
+        "\nAP of the last teacher on val, mean and standard deviation over folds and seeds; gain over supervised of\n"
+        "the same folds and seeds, its standard deviation over these pairs, and in how many it is above zero (ahead);\n"
+        "of gap: share of the way from supervised to all labels.\n"
     )
-    if any(entry["runs"] == 1 for entry in entries):
-        note += "One run is not conclusive: the interval is over images, not over seeds or folds.\n"
+    note += "".join(f"{line}\n" for line in caveats(entries))
     write_text(out / "table.md", markdown(entries) + note)
     text = io.StringIO()
     keys = list(entries[0]) if entries else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import shutil
@@ -97,13 +96,19 @@ def split_shots(table: AnnotationTable, shots: int, fold: int, seed: int = 0) ->
     counts = box_counts(table)
     if not counts.any():
         raise DataError("there are no boxes to choose images by", table.source, "Give labelled data")
-    order = [int(i) for i in generator(seed, "split", fold).permutation(len(table))]
+    order = generator(seed, "split", fold).permutation(len(table))
+    holds = counts > 0
+    queues = {c: iter(order[holds[order, c]].tolist()) for c in _rarest_first(counts)}
+    held = np.zeros(len(table.classes), dtype=np.int64)
     chosen: set[int] = set()
     for k in range(1, shots + 1):
-        for c in _rarest_first(counts):
-            have = sum(bool(counts[i, c]) for i in chosen)
-            more = (i for i in order if counts[i, c] and i not in chosen)
-            chosen |= set(itertools.islice(more, max(0, k - have)))
+        for c, queue in queues.items():
+            while held[c] < k:
+                i = next((i for i in queue if i not in chosen), None)  # what was passed over stays chosen
+                if i is None:
+                    break
+                chosen.add(i)
+                held += holds[i]
     rest = sorted(set(range(len(table))) - chosen)
     return Split(tuple(sorted(chosen)), tuple(rest), 100 * len(chosen) / len(table), fold, seed)
 

@@ -55,12 +55,9 @@ def paired_bootstrap(
     Raises:
         SedetError: an unknown metric, no draws, or no objects to measure by.
     """
-    if metric not in get_args(MetricName):
-        raise SedetError(f"there is no metric '{metric}' to compare by; use one of {get_args(MetricName)}")
     if draws < 1:
         raise SedetError(f"{draws} draws: the bootstrap needs at least one")
-    thresholds = {"ap50": IOU_THRESHOLDS[:1], "ap75": IOU_THRESHOLDS[5:6]}.get(metric, IOU_THRESHOLDS)
-    area = area_bounds(area_ranges)[metric.removeprefix("ap_") if "_" in metric else "all"]
+    thresholds, area = _measure(metric, area_ranges)
     records = [per_image_records(table, detections, thresholds, area) for detections in (detections_a, detections_b)]
     images = len(table)
     plain = [mean_ap(r, np.ones((1, images)))[0] for r in records]
@@ -76,18 +73,22 @@ def paired_bootstrap(
 def joint_bootstrap(
     pairs: Sequence[Pair],
     draws: int = 1000,
-    metric: str = "ap",
+    metric: MetricName = "ap",
     sizes: tuple[float, float] = (32.0, 96.0),
     same_images: bool = True,
 ) -> dict[str, Any] | None:
     """Mean difference over pairs (second minus first), with its 95 % percentile interval over resampled images.
 
-    None where there are no objects to measure by.
-
     With one pair this is :func:`paired_bootstrap`, draw for draw.
+
+    Returns:
+        ``difference``, ``low``, ``high``, and ``each``, the difference of every pair; None where there are no objects
+        to measure by.
+
+    Raises:
+        SedetError: an unknown metric.
     """
-    thresholds = IOU_THRESHOLDS[:1] if metric == "ap50" else IOU_THRESHOLDS
-    area = area_bounds(sizes)[metric.removeprefix("ap_") if "_" in metric else "all"]
+    thresholds, area = _measure(metric, sizes)
     plain: list[float] = []
     drawn: list[NDArray[np.float64]] = []
     for number, (table, a, b) in enumerate(pairs):
@@ -106,6 +107,14 @@ def joint_bootstrap(
         "high": round(float(high), 3),
         "each": [round(v, 3) for v in plain],
     }
+
+
+def _measure(metric: str, sizes: tuple[float, float]) -> tuple[NDArray[np.float64], tuple[float, float]]:
+    """The IoU thresholds and the bounds of the area that a metric counts by."""
+    if metric not in get_args(MetricName):
+        raise SedetError(f"there is no metric '{metric}' to compare by; use one of {get_args(MetricName)}")
+    thresholds = {"ap50": IOU_THRESHOLDS[:1], "ap75": IOU_THRESHOLDS[5:6]}.get(metric, IOU_THRESHOLDS)
+    return thresholds, area_bounds(sizes)[metric.removeprefix("ap_") if "_" in metric else "all"]
 
 
 def mean_ap(records: Sequence[ClassRecords], weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sedet.compare.cells import Cell, Comparison
-from sedet.compare.table import COLUMNS, cells_of, load_rows, row_file
+from sedet.compare.table import COLUMNS, caveats, cells_of, load_rows, read_detections, row_file
 from sedet.data.table import AnnotationTable
 from sedet.evaluation.pseudo_labels import best_row, label_sweep
-from sedet.evaluation.stored import load_detections
 from sedet.reporting.charts import Chart, Series, bars, lines
 from sedet.reporting.gallery import Budget, error_gallery
 from sedet.reporting.judged import judge
@@ -41,7 +40,7 @@ def comparison_page(comparison: Comparison, entries: Sequence[Row], val: Annotat
     best = _best_cell(entries, rows)
     judged = gallery = None
     if best is not None and val.class_counts().sum():
-        found = load_detections(row_file(comparison, best).with_suffix(".npz"))
+        found = read_detections(row_file(comparison, best), len(val))
         top = best_row(label_sweep(val, found))
         judged = judge(val, found, SCORE if top is None else top.threshold)
         gallery = error_gallery(val, found, judged.cut, budget)
@@ -57,7 +56,7 @@ def comparison_page(comparison: Comparison, entries: Sequence[Row], val: Annotat
         missing=[cell.name for cell in comparison.cells if cell not in rows],
         columns=COLUMNS,
         table_rows=[cells_of(dict(entry)) for entry in entries],
-        one_run=any(entry["runs"] == 1 for entry in entries),
+        caveats=caveats(entries),
         charts=[*_ap_charts(entries), *_gain_charts(entries), *_part_charts(entries, rows), _cost_chart(entries)],
         **judged_values(judged, gallery, what=what),
         runs=_run_rows(comparison, rows),
@@ -106,8 +105,9 @@ def comparison_verdict(entries: Sequence[Row]) -> Verdict:
             notes.append(f"That is {100 * best['gap_share']:.0f} % of the way to all labels.")
     if best is not None and len(rivals) > 1:
         notes.append(f"{best['method']} is the best of {len(rivals)} methods here, which flatters it a little.")
-    if any(entry["runs"] == 1 for entry in fewest):
-        notes.append("One run is not conclusive: the interval is over images, not over seeds or folds.")
+    if best is not None and (best["paired"] or 0) > 1:
+        notes.append(f"It is ahead of supervised in {best['ahead']} of {best['paired']} pairs of runs.")
+    notes += caveats(fewest)
     return Verdict(headline, gain, tuple(scores), tuple(notes), "", good)
 
 

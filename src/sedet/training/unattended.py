@@ -102,3 +102,14 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
         except BlockingIOError:
             raise Busy(f"another runner is at {path.stem}") from None
         yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds a file's lock now."""
+    if not path.is_file():
+        return False
+    try:
+        with locked(path, wait=False):
+            return False
+    except Busy:
+        return True
