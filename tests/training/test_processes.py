@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from sedet.config import MixPLConfig, PseCoConfig, TrainConfig
+from sedet.config import MixPLConfig, PseCoConfig, TrainConfig, UnbiasedTeacherConfig
 from sedet.detectors.file import save_detector
 from sedet.settings import save_config
 from sedet.training.checkpoint import load_checkpoint
@@ -62,14 +62,15 @@ def gradients(saved: dict[str, Any]) -> torch.Tensor:
 
 
 @needs_loopback
-@pytest.mark.parametrize("confident", [False, True])
-def test_two_processes_have_the_gradients_of_one(tmp_path: Path, confident: bool) -> None:
+@pytest.mark.parametrize(
+    ("method", "confident"), [("sed", False), ("sed", True), ("unbiased-teacher", True), ("csd", True)]
+)
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path, method: str, confident: bool) -> None:
     """The first update after the burn-in, unlabelled images and all; a fresh teacher sees next to nothing, so that
     the normalisers are at their floor, a confident one puts them far above."""
     data = tiny.dataset(tmp_path / "data", labeled=4, val=0)
-    config = tiny.config(
-        data, tmp_path / "unused", val=None, batch=4, steps=2, burn_in=0.0, stop=1, eval_every=9, clip=0.0
-    )
+    config = tiny.config(data, tmp_path / "unused", val=None, batch=4, steps=2, burn_in=0.0, stop=1, eval_every=9)
+    config = replace(config, clip=0.0, method=method, unbiased_teacher=UnbiasedTeacherConfig(threshold=0.3))
     if confident:
         save_detector(tmp_path / "d.safetensors", tiny.detector(2, confident=True), ("red", "blue"), 64, {})
         config = replace(config, init=str(tmp_path / "d.safetensors"))

@@ -182,7 +182,7 @@ def assign(
     assert answer.content is not None
     logits, deltas = teacher.second_stage(answer, proposals)
     counts = [len(boxes) for boxes in proposals]
-    every_score, every_delta = logits[:, :-1].softmax(dim=-1).split(counts), deltas.split(counts)
+    every_score, every_delta = torch.split(logits[:, :-1].softmax(dim=-1), counts), torch.split(deltas, counts)
     found = []
     for i, (boxes, target) in enumerate(zip(proposals, labels, strict=True)):
         score, row = every_score[i], torch.arange(counts[i], device=boxes.device)
@@ -227,7 +227,8 @@ def agreement(deltas: Tensor, rois: Sequence[Tensor], indices: Sequence[Tensor],
         rois, indices: of :func:`draw`.
     """
     found = []
-    for own, boxes, index, target in zip(deltas.split([len(r) for r in rois]), rois, indices, labels, strict=True):
+    parts = torch.split(deltas, [len(boxes) for boxes in rois])
+    for own, boxes, index, target in zip(parts, rois, indices, labels, strict=True):
         row = (index >= 0).nonzero().squeeze(1)
         label = index[row]
         decoded = decode(own[row, target.labels[label]], boxes[row], BOX_WEIGHTS)
