@@ -163,10 +163,10 @@ class SoftTeacherConfig:
 class PseCoConfig:
     """PseCo's settings, for ``method: pseco``."""
 
-    threshold: float = 0.5
-    """Least score of a pseudo label."""
+    threshold: float = 0.6
+    """Least score of a pseudo label (the publication's for a softmax; 0.5 belongs to its focal second stage)."""
     candidate_iou: float = 0.4
-    """Least IoU of a region with the pseudo label it may answer for."""
+    """Least IoU of the box that a region predicts with the pseudo label it may answer for."""
     candidates: int = 12
     """Largest IoUs whose sum is how many regions answer for a pseudo label."""
     weight: float = 2.0

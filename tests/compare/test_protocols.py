@@ -12,11 +12,12 @@ import yaml
 from sedet.cli import main
 from sedet.compare.protocols import load_protocol, names
 from sedet.errors import ConfigError
+from sedet.training.optimizer import rate_at, warmup_updates
 from tests.compare.test_compare import SETTINGS
 from tests.data.sets import coco, save, voc
 
 TINY = [f"{key}={json.dumps(value)}" for key, value in SETTINGS.items() if key != "model"]
-TINY += ["model.neck_channels=8", "detector=fcos", "ramp=0.3", "save_every=6"]
+TINY += ["model.neck_channels=8", "detector=fcos", "ramp=0.3", "save_every=6", "accumulate=1"]
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,34 @@ def test_all_are_here_and_complete() -> None:
         protocol = load_protocol(name, Path("/datasets"))
         assert protocol.about and protocol.settings.steps and protocol.settings.detector == "faster_rcnn"
         assert protocol.options["data"].startswith("/datasets/") and protocol.options["val"].startswith("/datasets/")
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_schedules_fit(name: str) -> None:
+    """The rate is up long before the burn-in ends, then stays; a batch can be taken in its parts."""
+    config = load_protocol(name, Path("/datasets")).settings
+    assert config.steps and config.batch and config.burn_in
+    burn_in = round(config.burn_in * config.steps)
+    assert warmup_updates(config, config.steps) <= burn_in / 2
+    assert config.schedule == "constant" and rate_at(burn_in - 1, config.steps, burn_in, config) == config.rate
+    assert rate_at(config.steps - 1, config.steps, burn_in, config) == config.rate
+    assert config.accumulate > 1 and config.batch % config.accumulate == 0
+    published = {"coco-standard": 2000, "coco-shots": 2000, "coco-additional": 90000}
+    assert burn_in == published.get(name, burn_in)
+
+
+def test_weights_are_those_of_the_setting() -> None:
+    weights = {}
+    for name in names():
+        s = load_protocol(name, Path("/datasets")).settings
+        weights[name] = (s.unbiased_teacher.weight, s.soft_teacher.weight, s.pseco.weight, s.dense_teacher.class_weight)
+    partial = (4.0, 4.0, 2.0, 4.0)
+    assert weights == {
+        "coco-standard": partial,
+        "coco-shots": partial,
+        "coco-additional": (2.0, 2.0, 1.0, 2.0),
+        "voc": (2.0, *partial[1:]),
+    }
 
 
 def test_coco_standard(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

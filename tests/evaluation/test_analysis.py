@@ -115,6 +115,24 @@ def test_weights_and_levels_by_hand() -> None:
     assert level_counts(full, 0, torch.tensor([0, -2, -1])).tolist() == [[1, 0, 1], [0, 1, 0]]
 
 
+@pytest.mark.parametrize(
+    ("config", "wanted"),
+    [
+        ({"sed": {"reweight": "none", "gamma": 2.0, "weight": 9.0}}, ("none", 2.0)),
+        ({"sed": {"gamma": 0.5}}, ("discrepancy", 0.5)),
+        ({"sed": {"gamma": "x"}}, ("discrepancy", 1.0)),
+        ({"sed": 3}, ("discrepancy", 1.0)),
+        (None, ("discrepancy", 1.0)),
+    ],
+)
+def test_regions_are_weighed_as_in_the_detectors_own_training(
+    config: object, wanted: tuple[str, float], data: Path, tmp_path: Path
+) -> None:
+    save_detector(tmp_path / "best.safetensors", DETECTORS["fcos"](), ("red", "blue"), 64, {"config": config})
+    weights = measure(load(tmp_path, "cpu"), read_table(data / "val.json")).weights()
+    assert (weights["reweight"], weights["gamma"]) == wanted
+
+
 @pytest.mark.parametrize("name", list(DETECTORS))
 def test_two_sizes_against_loops(name: str, data: Path, tmp_path: Path) -> None:
     save_detector(tmp_path / "best.safetensors", DETECTORS[name](), ("red", "blue"), 64, {})

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sedet.config import MixPLConfig, ModelConfig
-from sedet.data.batch import Batch
+from sedet.data.batch import Batch, Targets
 from sedet.detectors.build import Detector, build_detector
 from sedet.detectors.file import load_detector
 from sedet.methods.method import Progress
@@ -244,6 +245,19 @@ def test_what_is_remembered_goes_through_its_state(name: str, tmp_path: Path) ->
         again.restore({"scores": torch.zeros(3)})
     with pytest.raises((ValueError, RuntimeError)):
         again.restore(method.state() | {"labels": torch.zeros(1, dtype=torch.int64)})
+
+
+def test_what_lies_on_two_devices_is_saved_from_one() -> None:
+    """Resumed on a GPU: what the checkpoint remembered is on the CPU, what came since is not."""
+    with FakeTensorMode():
+        method = MixPL(UNSURE)
+        for device in ("cpu", "cuda"):
+            image = torch.zeros(3, 64, 64, dtype=torch.uint8, device=device)
+            boxes, labels = torch.zeros(2, 4, device=device), torch.zeros(2, dtype=torch.int64, device=device)
+            method.remembered.append(Picture(image, (64, 48), Targets(boxes, labels, boxes[:1])))
+        state = method.state()
+    assert all(value.device.type == "cpu" for value in state.values())
+    assert state["images"].shape == (2, 3, 64, 64) and state["boxes"].shape == (4, 4)
 
 
 # --- degenerate cases ---------------------------------------------------------------------------------------

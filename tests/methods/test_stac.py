@@ -13,10 +13,12 @@ from torch import Tensor
 from sedet.config import STACConfig
 from sedet.data.batch import Batch
 from sedet.detectors.regions import Detections
+from sedet.errors import ConfigError
 from sedet.methods.method import Progress
 from sedet.methods.pseudo_labels import as_labels, teacher_detections
 from sedet.methods.stac import STAC, confident
 from sedet.methods.supervised import Supervised
+from sedet.training import plan
 from sedet.training.checkpoint import load_checkpoint
 from sedet.training.run import train
 from tests import tiny
@@ -88,6 +90,16 @@ def test_the_burn_in_is_supervised() -> None:
     fresh = STAC(STACConfig())
     step(fresh, model, teacher, at=4)
     assert fresh.state() == {}
+
+
+def test_without_a_burn_in_there_is_nobody_to_label(tmp_path: Path) -> None:
+    data = tiny.dataset(tmp_path / "data")
+    config = tiny.config(data, tmp_path / "run", method="stac", burn_in=0.0)
+    with pytest.raises(ConfigError, match="give --burn-in or --init"):
+        train(config)
+    assert not (tmp_path / "run").exists()
+    config = plan.resolve(replace(config, init="my.safetensors"), "cpu", 6, 64)
+    assert plan.make_schedule(config).burn_in == 0  # whose detector labels from the start
 
 
 def test_the_labeler_never_changes_and_outlives_an_interruption() -> None:

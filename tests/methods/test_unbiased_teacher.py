@@ -56,6 +56,16 @@ def test_focal_terms_by_hand_and_against_a_loop() -> None:
             assert value == pytest.approx(-((1 - p) ** 1.5) * math.log(p), rel=1e-9)
 
 
+def test_a_small_focal_gamma_has_a_slope_where_the_class_is_certain() -> None:
+    logits = torch.tensor([[60.0, -60.0], [1.0, 0.0]], requires_grad=True)
+    terms = roi_class_terms(logits, torch.tensor([0, 0]), 0.5)
+    terms.sum().backward()
+    assert float(terms[0].detach()) == 0.0 and logits.grad is not None and bool(logits.grad.isfinite().all())
+    p = 1 / (1 + math.exp(-1.0))
+    slope = math.sqrt(1 - p) * (-(1 - p) + 0.5 * p * math.log(p))  # of -sqrt(1 - p) log p by its logit
+    assert logits.grad[1].tolist() == pytest.approx([slope, -slope], rel=1e-5)
+
+
 @pytest.mark.parametrize("detector", NETWORKS)
 def test_pseudo_labels_teach_classes_alone(detector: str) -> None:
     model, teacher = NETWORKS[detector](1), NETWORKS[detector](2).eval()

@@ -11,7 +11,7 @@ import timm
 import torch
 
 from sedet.config import ModelConfig, TrainConfig
-from sedet.detectors.build import build_detector
+from sedet.detectors.build import LOWEST_LEVEL, build_detector, freeze_unused
 from sedet.training.optimizer import FINAL_RATE, build_optimizer, rate_at, set_rate
 from tests import tiny
 
@@ -36,6 +36,23 @@ def test_groups_of_a_pretrained_detector(tmp_path: Path) -> None:
     assert sorted(seen) == sorted(n for n, p in model.named_parameters() if p.requires_grad)
     assert len(seen) == len(set(seen)) < len(names)  # the frozen stage is in no group
     assert {g["lr"] for g in optimizer.param_groups} == {0.003, 0.01}
+
+
+def test_a_method_that_trains_p2_takes_over_an_optimizer_that_did_not() -> None:
+    frozen, whole = tiny.detector(seed=1), tiny.detector(seed=1)
+    freeze_unused(frozen, half_size=False)
+    first = build_optimizer(frozen, CONFIG)
+    loss = sum((p.sum() for p in frozen.parameters() if p.requires_grad), torch.zeros(()))
+    loss.backward()
+    first.step()
+    second = build_optimizer(whole, CONFIG)
+    second.load_state_dict(first.state_dict())
+    names = {id(p): name for name, p in whole.named_parameters()}
+    fresh = [names[id(p)] for g in second.param_groups for p in g["params"] if p not in second.state]
+    assert sorted(fresh) == sorted(n for n in names.values() if n.startswith(LOWEST_LEVEL)) != []
+    before, after = whole.state_dict(), frozen.state_dict()
+    changed = [n for n in names.values() if not torch.equal(before[n], after[n])]
+    assert sorted(changed + fresh) == sorted(names.values())  # what is frozen does not decay either
 
 
 def test_from_scratch_the_backbone_has_the_full_rate() -> None:

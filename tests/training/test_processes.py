@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from sedet.config import TrainConfig
+from sedet.config import MixPLConfig, PseCoConfig, TrainConfig, UnbiasedTeacherConfig
 from sedet.detectors.file import save_detector
 from sedet.settings import save_config
 from sedet.training.checkpoint import load_checkpoint
@@ -62,14 +62,15 @@ def gradients(saved: dict[str, Any]) -> torch.Tensor:
 
 
 @needs_loopback
-@pytest.mark.parametrize("confident", [False, True])
-def test_two_processes_have_the_gradients_of_one(tmp_path: Path, confident: bool) -> None:
+@pytest.mark.parametrize(
+    ("method", "confident"), [("sed", False), ("sed", True), ("unbiased-teacher", True), ("csd", True)]
+)
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path, method: str, confident: bool) -> None:
     """The first update after the burn-in, unlabelled images and all; a fresh teacher sees next to nothing, so that
     the normalisers are at their floor, a confident one puts them far above."""
     data = tiny.dataset(tmp_path / "data", labeled=4, val=0)
-    config = tiny.config(
-        data, tmp_path / "unused", val=None, batch=4, steps=2, burn_in=0.0, stop=1, eval_every=9, clip=0.0
-    )
+    config = tiny.config(data, tmp_path / "unused", val=None, batch=4, steps=2, burn_in=0.0, stop=1, eval_every=9)
+    config = replace(config, clip=0.0, method=method, unbiased_teacher=UnbiasedTeacherConfig(threshold=0.3))
     if confident:
         save_detector(tmp_path / "d.safetensors", tiny.detector(2, confident=True), ("red", "blue"), 64, {})
         config = replace(config, init=str(tmp_path / "d.safetensors"))
@@ -82,10 +83,18 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path, confident: bool
 
 
 @needs_loopback
-def test_two_processes_pass_from_the_burn_in_to_the_end(tmp_path: Path) -> None:
-    """With P2 idle in the burn-in, evaluation, and one process that writes."""
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"method": "sed"},
+        {"method": "pseco", "detector": "faster_rcnn", "pseco": PseCoConfig(threshold=0.1)},
+        {"method": "mixpl", "mixpl": MixPLConfig(threshold=0.01)},
+    ],
+)
+def test_two_processes_pass_from_the_burn_in_to_the_end(tmp_path: Path, given: dict[str, Any]) -> None:
+    """With P2 idle in the burn-in or throughout, evaluation, and one process that writes."""
     data = tiny.dataset(tmp_path / "data", labeled=4, val=1)
-    config = tiny.config(data, tmp_path / "unused", steps=3, burn_in=0.67, eval_every=9, half_size=False)
+    config = tiny.config(data, tmp_path / "unused", steps=3, burn_in=0.67, eval_every=9, half_size=False, **given)
     saved = run(2, config, tmp_path)
     assert saved["state"]["step"] == 3 and (tmp_path / "run2" / "best.safetensors").is_file()
     assert len((tmp_path / "run2" / "metrics.csv").read_text().splitlines()) == 4

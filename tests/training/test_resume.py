@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from sedet.config import TrainConfig
+from sedet.config import PseCoConfig, TrainConfig
 from sedet.errors import CheckpointError
 from sedet.settings import load_config, save_config
 from sedet.training.checkpoint import load_checkpoint
@@ -110,10 +110,19 @@ def test_a_run_in_parts_equals_one_in_a_piece(data: Path, tmp_path: Path) -> Non
     assert_same_runs(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_shared_burn_in_equals_ones_own(data: Path, tmp_path: Path) -> None:
-    train(config(data, tmp_path / "first", method="supervised", unlabeled=(), stop=3))
-    train(config(data, tmp_path / "second", start=str(tmp_path / "first"), stop=4))
-    train(config(data, tmp_path / "own", stop=4))
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"method": "sed"},
+        {"method": "sed", "half_size": False},
+        {"method": "pseco", "half_size": False, "detector": "faster_rcnn", "pseco": PseCoConfig(threshold=0.1)},
+    ],
+)
+def test_a_shared_burn_in_equals_ones_own(data: Path, tmp_path: Path, given: dict[str, Any]) -> None:
+    """Also where the burn-in has no use for P2 and the method has."""
+    train(config(data, tmp_path / "first", **given | {"method": "supervised", "unlabeled": (), "stop": 3}))
+    train(config(data, tmp_path / "second", **given, start=str(tmp_path / "first"), stop=4))
+    train(config(data, tmp_path / "own", **given, stop=4))
     one, two = (load_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("second", "own"))
     assert same(one["student"], two["student"]) and same(one["optimizer"], two["optimizer"])
 

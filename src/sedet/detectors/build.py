@@ -27,6 +27,9 @@ DETECTORS: dict[str, type[FCOSSpec] | type[RetinaNetSpec] | type[FasterRCNNSpec]
 }
 """What describes each architecture."""
 
+LOWEST_LEVEL = ("fpn.inner_blocks.0.", "fpn.layer_blocks.0.")
+"""How the names of P2's parameters begin, in every detector: only half-size views use it."""
+
 
 def build_detector(detector: str, backbone: str, classes: int, model: ModelConfig, weights: str = "auto") -> Detector:
     """A new detector.
@@ -116,6 +119,7 @@ def rebuild_detector(spec: dict[str, Any], where: Path, freeze_stages: int = 0) 
 
 def freeze_unused(model: nn.Module, half_size: bool) -> None:
     """Without half-size views nothing uses P2: its parameters are frozen, so that every other one is used."""
-    if not half_size and isinstance(model, FCOS | RetinaNet | FasterRCNN):
-        for block in (model.fpn.inner_blocks[0], model.fpn.layer_blocks[0]):
-            block.requires_grad_(False)
+    if not half_size:
+        for name, parameter in model.named_parameters():
+            if name.startswith(LOWEST_LEVEL):
+                parameter.requires_grad_(False)

@@ -281,7 +281,10 @@ def roi_class_terms(logits: Tensor, label: Tensor, focal_gamma: float = 0.0) -> 
         logits: float [RoIs, classes + 1], the background last; label: int64 [RoIs].
     """
     term = F.cross_entropy(logits, label, reduction="none")
-    return term * (1 - (-term).exp()) ** focal_gamma if focal_gamma else term
+    if not focal_gamma:
+        return term
+    missing = (1 - (-term).exp()).clamp(min=1e-6)  # at 0 the slope of a power below 1 is infinite
+    return term * missing**focal_gamma
 
 
 def roi_box_terms(

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sedet import settings
 from sedet.config import SEDConfig, ViewConfig
 from sedet.data.batch import Targets, pixels
 from sedet.data.images import read_image
@@ -30,7 +31,7 @@ from sedet.detectors.faster_rcnn import FasterRCNN
 from sedet.detectors.fcos import FCOS
 from sedet.detectors.regions import HALF_LEVELS, Regions
 from sedet.detectors.rpn import assign_anchors
-from sedet.errors import ImageError
+from sedet.errors import ConfigError, ImageError
 from sedet.evaluation.challenges import size_bin, size_bins
 from sedet.methods.join import paired_iou
 from sedet.methods.sed import class_weights
@@ -193,6 +194,22 @@ class TwoSizes:
         }
 
 
+def own_weights(config: object) -> SEDConfig:
+    """How the detector's own training weighed class terms, from its file; SED's defaults where that does not say.
+
+    Args:
+        config: the settings as the file has them, a map of maps, or anything else.
+    """
+    own = config.get("sed") if isinstance(config, dict) else None
+    if isinstance(own, dict):
+        try:
+            known = {key: value for key, value in own.items() if key in ("reweight", "gamma")}
+            return settings.from_dict({"sed": known}).sed
+        except ConfigError:  # an odd file is measured all the same
+            pass
+    return SEDConfig()
+
+
 @torch.inference_mode()
 def measure(predictor: Predictor, table: AnnotationTable, advance: Callable[[int], None] = lambda _: None) -> TwoSizes:
     """See the images of a table at both sizes, one after the other. Images that cannot be read are left out.
@@ -203,7 +220,7 @@ def measure(predictor: Predictor, table: AnnotationTable, advance: Callable[[int
     """
     model, size, device = predictor.model, predictor.image_size, predictor.device
     label_of = torch.tensor([predictor.classes.index(name) for name in table.classes], dtype=torch.int64)
-    result = TwoSizes()
+    result = TwoSizes(own_weights(predictor.metadata.get("config")))
     for entry, objects in zip(table.images, table.objects, strict=True):
         advance(1)
         try:

@@ -9,7 +9,8 @@
 Facts of the publication's code: the share of 1 %, the losses and what they are divided by, class weight 4 (3 with 1 %
 of COCO's labels, 2 with all of them), box and quality weight 1. Our choice: the ramp and the teacher's average are
 those of every method here, the labelled loss may include the half-size view as the twin's does, and regions in
-padding or that the student cannot see for erasing are left out, as in SED. Defined for FCOS.
+padding or that the student cannot see for erasing are left out, as in SED. Each process, and each part of a batch that
+is taken in parts, chooses the share of its own images. Defined for FCOS.
 """
 
 from __future__ import annotations

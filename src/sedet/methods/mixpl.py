@@ -19,6 +19,8 @@ Our choice:
   half as bright, and the mixture's content is as wide as the wider and as high as the higher of both.
 - What is remembered are the views of the steps before, unmixed. Until there are any, an image is mixed with another
   one of its batch, or left as it is where it is the only one.
+- Each process remembers, mixes and sets as mosaics the images that it saw itself, of a batch in parts those of one part
+  at a time: with few images each, more of a mosaic's are remembered ones.
 - A mosaic for every four images of the batch, each of which is in one; a last one that is not full is filled up with
   remembered images. 400 to 800 px are 0.3 to 0.6 of the 1333 px that the publication's images are long: the long side
   of each becomes such a share of the canvas. The centre lies between 0.4 and 0.6 of it, all corners meet there, and
@@ -124,12 +126,13 @@ class MixPL(Method):
         return [order[i : i + TILES] for i in range(0, len(order), TILES)]
 
     def state(self) -> dict[str, Tensor]:
-        """The remembered views: images and sizes, and the boxes of all with how many are whose."""
+        """The remembered views: images and sizes, and the boxes of all with how many are whose; on the CPU."""
         if not self.remembered:
             return {}
-        targets = [p.targets for p in self.remembered]
+        # After a resume those of the checkpoint lie on the CPU, newer ones where training runs.
+        targets = [p.targets.to(torch.device("cpu")) for p in self.remembered]
         return {
-            "images": torch.stack([p.image for p in self.remembered]),
+            "images": torch.stack([p.image.cpu() for p in self.remembered]),
             "sizes": torch.tensor([p.size for p in self.remembered]),
             "boxes": torch.cat([t.boxes for t in targets]),
             "labels": torch.cat([t.labels for t in targets]),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sedet.config import TrainConfig
-from sedet.detectors.build import Detector
+from sedet.detectors.build import LOWEST_LEVEL, Detector
 
 FINAL_RATE = 0.02
 """The cosine schedule ends at this share of the peak rate."""
@@ -17,12 +17,13 @@ FINAL_RATE = 0.02
 def build_optimizer(model: Detector, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW with a lower rate for a pretrained backbone and no decay on norms and biases.
 
-    Each group carries ``share``, its part of the schedule's rate.
+    Each group carries ``share``, its part of the schedule's rate. P2 is in them even where it is frozen, and then has
+    no state: a method that trains it can take over the optimizer of a burn-in that did not.
     """
     assert config.rate is not None
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad or name.startswith(LOWEST_LEVEL):
             backbone = name.startswith("backbone.") and model.backbone.pretrained
             groups.setdefault((backbone, parameter.ndim > 1), []).append(parameter)
     return torch.optim.AdamW(

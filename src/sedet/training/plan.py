@@ -158,6 +158,8 @@ def make_schedule(config: TrainConfig) -> Schedule:
             f"the burn-in ({config.burn_in:g} of the steps) and the ramp ({config.ramp:g}) together exceed 1: "
             "make one shorter"
         )
+    if config.method == "stac" and burn_in == 0 and not config.init:
+        raise ConfigError("stac labels with the detector of the burn-in, and there is none: give --burn-in or --init")
     if config.batch % config.accumulate:
         raise ConfigError(f"accumulate ({config.accumulate}) must divide batch ({config.batch})")
     return Schedule(

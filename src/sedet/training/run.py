@@ -18,6 +18,7 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 
+from sedet.catalog import METHODS
 from sedet.config import TrainConfig
 from sedet.data.loading import StepData, labeled_samples, unlabeled_samples
 from sedet.detectors.backbones import Backbone, read_state
@@ -252,8 +253,10 @@ def make_fabric(config: TrainConfig) -> Fabric:
     """One process, or as many as ``torchrun`` started."""
     device = plan.resolve_device(config)
     world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    # Nothing uses P2 in the burn-in where only unlabelled images are seen at half size.
-    late = config.method == "sed" and config.sed.scale and not config.half_size
+    # Nothing uses P2 in the burn-in where only unlabelled images are seen at half size. The detector may yet change
+    # with --init: any that the method is defined for will do here.
+    any_detector = METHODS[config.method].detectors[0]
+    late = not config.half_size and make_method(replace(config, detector=any_detector)).uses_half  # type: ignore[arg-type]
     strategy = "ddp_find_unused_parameters_true" if late else "ddp"
     fabric = Fabric(
         accelerator={"cpu": "cpu", "cuda": "gpu", "mps": "mps"}[device],
