@@ -90,7 +90,8 @@ def methods_part(rows: Sequence[Row], shown: Sequence[dict[str, Any]], compariso
         if lines:
             picked = [[*line[:3], f"{line[7]} {line[8]}".strip(), *line[9:11]] for line in lines]
             headings = ["", "AP", "AP50", "gain [95 %]", "of the gap", "SED's lead [95 %]"]
-            title = f"{group['dataset']}, {group['percent']:g} % of {pool_size(rows, group)}, {group['split']}:"
+            size = pool_size(rows, group)
+            title = f"{group['dataset']}, {group['percent']:g} % of {size}, `{group['recipe']}`, {group['split']}:"
             parts.append(f"{title}\n\n{table(headings, picked)}")
     return {"methods-table": "\n".join(parts).rstrip()} if parts else {}
 

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from benchmarks.against import methods_part
+from benchmarks.plan import RECIPES
 from benchmarks.rows import Row
 from benchmarks.tables import write_if_changed
 from benchmarks.values import (
@@ -64,7 +67,7 @@ def readme_parts(results: Sequence[dict[str, Any]], comparisons: Sequence[Any]) 
         lines.append(
             [
                 f"{group['dataset']}, {group['percent']:g} % of {pool_size(rows, group)}, {sed[0]['image_size']} px, "
-                f"{sed[0]['steps']:,} updates",
+                f"{sed[0]['steps']:,} updates, `{group['recipe']}`",
                 group["split"],
                 *(spread([r["ap"] for r in side]) for side in (twins, sed)),
                 f"{signed(gains)} {found}".strip(),
@@ -75,8 +78,16 @@ def readme_parts(results: Sequence[dict[str, Any]], comparisons: Sequence[Any]) 
         )
     if lines:
         headings = ["labelled", "judged on", "labels alone", "SED", "gain [95 %]", "all labels", "of the gap", ""]
-        parts["results-table"] = "AP of detectors, COCO's measure:\n\n" + table(headings, lines).rstrip()
+        told = table(headings, lines).rstrip() + "\n\nRecipes: " + "; ".join(recipes_told(shown)) + "."
+        parts["results-table"] = f"AP of detectors, COCO's measure:\n\n{told}"
     return parts | methods_part(rows, shown, comparisons)
+
+
+def recipes_told(shown: Sequence[dict[str, Any]]) -> list[str]:
+    """What each recipe on real images is, for those that are still known."""
+    names = dict.fromkeys(str(g["recipe"]) for g in shown if g["dataset"] != "demo")
+    about = yaml.safe_load(RECIPES.read_text(encoding="utf-8"))
+    return [f"`{name}`, {about[name]['about']}" for name in names if name in about]
 
 
 def suite_part(suite: dict[str, Any] | None) -> dict[str, str]:

@@ -78,7 +78,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path, method: str, co
     assert one["state"]["step"] == two["state"]["step"] == 1
     want, got = gradients(one), gradients(two)
     assert want.norm() > 1e-3
-    assert (got - want).norm() / want.norm() < 1e-5
+    assert (got - want).norm() / want.norm() < 1e-4  # float32 sums in another order: about 1e-5 on some processors
     assert (got - want).abs().max() < 1e-6 + 1e-4 * want.abs().max()
 
 
