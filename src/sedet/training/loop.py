@@ -24,7 +24,7 @@ from sedet.training.checkpoint import save_checkpoint
 from sedet.training.memory import is_out_of_memory, out_of_memory_error
 from sedet.training.optimizer import rate_at, set_rate
 from sedet.training.runlog import RunLog
-from sedet.training.step import TrainingStep
+from sedet.training.step import Given, TrainingStep
 from sedet.training.validate import Judge
 
 BURN_IN_FILE = "burn_in.pt"
@@ -140,7 +140,8 @@ def train_loop(t: Training) -> None:
             try:
                 with t.fabric.no_backward_sync(t.module, enabled=part < micro - 1):
                     device = t.fabric.device
-                    losses = t.module(labeled.to(device), unlabeled.to(device) if unlabeled else None, progress)
+                    other = unlabeled.to(device) if unlabeled else None
+                    losses = t.module(Given(labeled.to(device), other, progress))
                     stacked = torch.stack(list(losses.values()))
                     values = dict(zip(losses, stacked.detach().tolist(), strict=True))
                     check_finite(values, names, state.step)

@@ -14,6 +14,7 @@ from sedet.config import TrainConfig
 from sedet.data.batch import Batch
 from sedet.errors import OutOfMemory
 from sedet.methods.method import Progress
+from sedet.training.step import Given
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -58,7 +59,7 @@ def out_of_memory_error(
         part = unlabeled.first(max(1, round(share * len(unlabeled)))) if unlabeled is not None else None
         try:
             with autocast():
-                losses = module(labeled.first(size).to(device), part.to(device) if part else None, progress)
+                losses = module(Given(labeled.first(size).to(device), part.to(device) if part else None, progress))
                 total = torch.stack(list(losses.values())).sum()
             total.backward()  # type: ignore[no-untyped-call]
         except (RuntimeError, MemoryError) as error:

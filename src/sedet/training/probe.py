@@ -29,7 +29,7 @@ from sedet.methods.teacher import EMATeacher
 from sedet.training.loop import Schedule
 from sedet.training.memory import is_out_of_memory, out_of_memory_error
 from sedet.training.optimizer import build_optimizer, set_rate
-from sedet.training.step import TrainingStep
+from sedet.training.step import Given, TrainingStep
 from sedet.training.validate import Judge
 
 SHORTEST = 120
@@ -191,7 +191,7 @@ def _micro_step(work: Work, module: TrainingStep, labeled: Batch, unlabeled: Bat
     device = work.fabric.device
     try:
         with work.fabric.autocast():
-            losses = module(labeled.to(device), unlabeled.to(device) if unlabeled else None, progress)
+            losses = module(Given(labeled.to(device), unlabeled.to(device) if unlabeled else None, progress))
             stacked = torch.stack(list(losses.values()))
         stacked.detach().tolist()
         stacked.sum().backward()  # type: ignore[no-untyped-call]
