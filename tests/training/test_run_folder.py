@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -138,6 +139,47 @@ def test_names_of_any_bytes_are_told(config: TrainConfig, capsys: pytest.Capture
     log = (Path(config.out) / "train.log").read_text(encoding="utf-8")
     for text in (log, capsys.readouterr().err):
         assert "caf\\udce9\\x1b[31m\\n.png cannot be read" in text and "\x1b[31m" not in text
+
+
+# --- one process at a time ----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+def test_a_folder_is_trained_by_one_process_at_a_time(config: TrainConfig) -> None:
+    config = supervised(config)
+    train(replace(config, stop=2))
+    hold = (
+        "import sys; from pathlib import Path; from sedet.training.lock import sole_trainer\n"
+        "with sole_trainer(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    before = snapshot_of_all(Path(config.out))
+    command = [sys.executable, "-c", hold, config.out]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match=r"run is being trained by another process: wait"):
+            train(config, resume=Path(config.out))
+        assert snapshot_of_all(Path(config.out)).keys() == before.keys() | {".lock"}
+        other.kill()
+    assert (Path(config.out) / ".lock").is_file()  # of a process that was killed: nobody holds it
+    assert train(config, resume=Path(config.out)).finished
+    assert not (Path(config.out) / ".lock").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_training_holds_its_folder(resumed: bool, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = supervised(config)
+    if resumed:
+        train(replace(config, stop=2))
+    held: list[bool] = []
+    monkeypatch.setattr(Album, "watch", lambda *_: held.append((Path(config.out) / ".lock").is_file()))
+    train(config, resume=Path(config.out) if resumed else None)
+    assert held and all(held)
+
+
+def test_a_file_system_without_locks_goes_without(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sedet.training.lock.fcntl", None)
+    assert train(supervised(config)).finished
 
 
 # --- one whole run ------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +35,7 @@ from sedet.settings import flat, save_config, to_dict
 from sedet.training import plan, probe
 from sedet.training.checkpoint import read_saved
 from sedet.training.inputs import absolute_paths, read_data, same_data
+from sedet.training.lock import sole_trainer
 from sedet.training.loggers import check_loggers, open_loggers
 from sedet.training.loop import BURN_IN_FILE, LAST_FILE, State, Training, ap_of, restore, train_loop
 from sedet.training.optimizer import build_optimizer
@@ -62,7 +64,8 @@ def train(config: TrainConfig, resume: Path | None = None) -> Outcome:
     if resume is None:
         check_folder(out)
     try:
-        return _train(config, resume)
+        with ExitStack() as held:
+            return _train(config, resume, held)
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
@@ -76,13 +79,15 @@ def train(config: TrainConfig, resume: Path | None = None) -> Outcome:
         ) from error
 
 
-def _train(config: TrainConfig, resume: Path | None) -> Outcome:
+def _train(config: TrainConfig, resume: Path | None, held: ExitStack) -> Outcome:
     started = time.perf_counter()
     out = Path(config.out)
     fabric = make_fabric(config)
     speaks = fabric.is_global_zero
     if config.threads:
         torch.set_num_threads(config.threads)
+    if resume is not None and speaks:  # before its checkpoint is read, which another process may yet replace
+        held.enter_context(sole_trainer(resume))
     saved_at = saved_checkpoint(config, resume)
     saved = read_saved(saved_at) if saved_at is not None else None
     check_loggers(config.loggers)
@@ -162,7 +167,7 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
     teacher = EMATeacher(student)
     optimizer = build_optimizer(student, config)
     wrapped, wrapped_optimizer = fabric.setup(TrainingStep(student, teacher, method), optimizer)
-    claim_folder(out, fabric, new=resume is None)
+    claim_folder(out, fabric, held, new=resume is None)
     if speaks and resume is None:
         save_config(replace(absolute_paths(config), stop=None), out / "config.yaml")  # it is no part of a whole run
     loggers = open_loggers(config.loggers, out, dict(flat(config)), first) if speaks and not over else ()
@@ -286,8 +291,8 @@ def check_folder(out: Path) -> None:
         raise ConfigError(f"the output folder {out} is in use: give a new one with --out{again}")
 
 
-def claim_folder(out: Path, fabric: Fabric, new: bool) -> None:
-    """Make the run folder; ``new`` ones must still be empty."""
+def claim_folder(out: Path, fabric: Fabric, held: ExitStack, new: bool) -> None:
+    """Make the run folder; ``new`` ones must still be empty, and are locked from now on."""
     if fabric.is_global_zero:
         if new:
             check_folder(out)
@@ -295,6 +300,8 @@ def claim_folder(out: Path, fabric: Fabric, new: bool) -> None:
             (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"the output folder {out} cannot be made ({error.strerror})") from error
+        if new:
+            held.enter_context(sole_trainer(out))
     fabric.barrier()
 
 
