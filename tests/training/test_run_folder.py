@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import torch
 import sedet
 from sedet.api import resumed
 from sedet.config import TrainConfig
+from sedet.data.loading import StepData
 from sedet.detectors.build import Detector
 from sedet.detectors.file import load_detector
 from sedet.errors import CheckpointError, ConfigError, SedetError, TrainingError
@@ -26,6 +28,7 @@ from sedet.settings import load_config
 from sedet.training import loop, plan
 from sedet.training.checkpoint import load_checkpoint, read_saved, save_checkpoint
 from sedet.training.inputs import read_data, same_data
+from sedet.training.memory import is_lost_worker
 from sedet.training.pictures import Album
 from sedet.training.run import train
 from sedet.training.validate import Judge
@@ -125,6 +128,36 @@ def test_a_disk_full_from_the_start_leaves_nothing(config: TrainConfig, monkeypa
             train(config)
     assert "--resume" not in str(caught.value) and not Path(config.out).exists()
     assert train(supervised(config)).finished
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+def test_a_killed_loading_process_is_one_line(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, trainer = StepData.__getitem__, os.getpid()
+
+    def killed(self: StepData, step: int) -> Any:
+        if os.getpid() != trainer and step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return honest(self, step)
+
+    monkeypatch.setattr(StepData, "__getitem__", killed)
+    with pytest.raises(TrainingError, match=r"memory \(/dev/shm\).*--workers 0.*--shm-size, then go on with --resume"):
+        train(replace(supervised(config), workers=1))
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ... shared memory", True),
+        ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", True),
+        ("unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)", True),
+        ("unable to write to file </torch_1_2>: No space left on device (28)", True),
+        ("DataLoader worker (pid 7) is killed by signal: Segmentation fault.", False),
+        ("out of resource: shared memory", False),
+        ("Caught ValueError in DataLoader worker process 0.", False),
+    ],
+)
+def test_lost_loading_processes_are_known(text: str, lost: bool) -> None:
+    assert is_lost_worker(RuntimeError(text)) == lost
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")

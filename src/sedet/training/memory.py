@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,13 +16,26 @@ from sedet.data.batch import Batch
 from sedet.errors import OutOfMemory
 from sedet.methods.method import Progress
 
+MESSAGES = re.compile(
+    r"out of memory|can't allocate memory|could not create a (memory object|primitive(?! descriptor))"  # oneDNN's last
+)
+LOADING = re.compile(
+    r"dataloader worker \(pid.*(killed by signal: (killed|bus error)|exited unexpectedly)|shared memory\(shm\)"
+    r"|unable to write to file </torch_"
+)
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on a GPU or on the CPU."""
     text = str(error).lower()
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+        isinstance(error, RuntimeError) and MESSAGES.search(text) is not None
     )
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether an error means that a process which loads images was killed, or had no shared memory to send them."""
+    return isinstance(error, RuntimeError) and LOADING.search(str(error).lower()) is not None
 
 
 def out_of_memory_error(

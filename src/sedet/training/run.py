@@ -38,6 +38,7 @@ from sedet.training.inputs import absolute_paths, read_data, same_data
 from sedet.training.lock import sole_trainer
 from sedet.training.loggers import check_loggers, open_loggers
 from sedet.training.loop import BURN_IN_FILE, LAST_FILE, State, Training, ap_of, restore, train_loop
+from sedet.training.memory import is_lost_worker
 from sedet.training.optimizer import build_optimizer
 from sedet.training.pictures import Album
 from sedet.training.run_report import write_run_report
@@ -66,6 +67,14 @@ def train(config: TrainConfig, resume: Path | None = None) -> Outcome:
     try:
         with ExitStack() as held:
             return _train(config, resume, held)
+    except RuntimeError as error:
+        if not is_lost_worker(error):
+            raise
+        again = f", then go on with --resume {out}" if (out / "checkpoints" / LAST_FILE).is_file() else ""
+        raise TrainingError(
+            "a process that loads images was killed: most often memory or shared memory (/dev/shm) is too small. Use --workers 0"
+            f" or, in a container, a larger --shm-size{again}"
+        ) from error
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
