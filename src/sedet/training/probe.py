@@ -27,7 +27,7 @@ from sedet.evaluation.pseudo_labels import best_score
 from sedet.methods.method import Method, Progress
 from sedet.methods.teacher import EMATeacher
 from sedet.training.loop import Schedule
-from sedet.training.memory import is_out_of_memory, out_of_memory_error
+from sedet.training.memory import is_out_of_memory, out_of_memory_error, update_memory_error
 from sedet.training.optimizer import build_optimizer, set_rate
 from sedet.training.step import TrainingStep
 from sedet.training.validate import Judge
@@ -165,9 +165,14 @@ def _seconds(work: Work, start: int, stop: int, repeats: int) -> tuple[float, in
             _micro_step(work, module, a, b, progress)
 
         def update() -> None:
-            if config.clip > 0:
-                torch.nn.utils.clip_grad_norm_(student.parameters(), config.clip)
-            optimizer.step()
+            try:
+                if config.clip > 0:
+                    torch.nn.utils.clip_grad_norm_(student.parameters(), config.clip)
+                optimizer.step()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise update_memory_error(error) from error
             optimizer.zero_grad()
             teacher.update(student, 0.999)
 

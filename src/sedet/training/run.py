@@ -72,8 +72,8 @@ def train(config: TrainConfig, resume: Path | None = None) -> Outcome:
             raise
         again = f", then go on with --resume {out}" if (out / "checkpoints" / LAST_FILE).is_file() else ""
         raise TrainingError(
-            "a process that loads images was killed: most often memory or shared memory (/dev/shm) is too small. Use --workers 0"
-            f" or, in a container, a larger --shm-size{again}"
+            "a process that loads images was killed: most often memory or shared memory (/dev/shm) is too small. Use "
+            f"--workers 0 or, in a container, a larger --shm-size{again}"
         ) from error
     except OSError as error:
         if error.errno not in DISK_FULL:
