@@ -31,6 +31,7 @@ from sedet.training.inputs import read_data, same_data
 from sedet.training.memory import is_lost_worker
 from sedet.training.pictures import Album
 from sedet.training.run import train
+from sedet.training.runlog import RunLog
 from sedet.training.validate import Judge
 from tests.data.sets import edit
 from tests.training.runs import data, judged, snapshot, supervised
@@ -583,6 +584,21 @@ def test_without_val_the_last_teacher_is_shipped_with_a_warning(config: TrainCon
     assert load_detector(outcome.detector).metadata["step"] == 4
     log = (Path(config.out) / "train.log").read_text()
     assert "too few to set some aside" in log and "Warning: without val" in log
+
+
+def test_an_interruption_names_the_step_it_goes_on_from(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    tick = RunLog.tick
+
+    def interrupt(self: RunLog, state: loop.State, *rest: Any) -> None:
+        tick(self, state, *rest)
+        if state.step == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunLog, "tick", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(supervised(config))
+    log = (Path(config.out) / "train.log").read_text()
+    assert f"Interrupted at step 3; go on with --resume {config.out} (from step 2, of the last checkpoint)" in log
 
 
 def test_an_interruption_says_how_to_go_on(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from sedet.detectors.backbones import Backbone, read_state
 from sedet.detectors.build import Detector, build_detector, freeze_unused, rebuild_detector
 from sedet.detectors.file import save_detector
 from sedet.detectors.warm_start import WarmStart, read_warm_start, warm_detector
-from sedet.errors import ConfigError, TrainingError
+from sedet.errors import ConfigError, SedetError, TrainingError
 from sedet.evaluation.coco import Metrics
 from sedet.files import unwritable
 from sedet.methods.build import make_method
@@ -234,8 +234,12 @@ def _train(config: TrainConfig, resume: Path | None, held: ExitStack) -> Outcome
         if speaks and config.report and outcome.finished and not over:
             write_run_report(out, data, judge.batch if judge is not None else batch, str(fabric.device), log.say)
     except KeyboardInterrupt:
-        if (out / "checkpoints" / LAST_FILE).is_file():
-            log.say(f"Interrupted at step {training.state.step}; go on with --resume {out}")
+        # No checkpoint here: the interruption may have come in the middle of an update.
+        if speaks and (last_saved := step_of(out / "checkpoints" / LAST_FILE)) is not None:
+            log.say(
+                f"Interrupted at step {training.state.step}; go on with --resume {out} (from step {last_saved}, of the "
+                "last checkpoint)"
+            )
         raise
     finally:
         log.close()
@@ -319,6 +323,14 @@ def saved_checkpoint(config: TrainConfig, resume: Path | None) -> Path | None:
     if resume is not None:
         return resume / "checkpoints" / LAST_FILE
     return Path(config.start) / "checkpoints" / BURN_IN_FILE if config.start else None
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """The step a checkpoint is of; None where there is none that can be read."""
+    try:
+        return int(read_saved(checkpoint)["state"]["step"])
+    except SedetError:
+        return None
 
 
 def make_detector(
