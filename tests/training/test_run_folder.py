@@ -67,6 +67,21 @@ def unreadable_pool(config: TrainConfig) -> TrainConfig:
     return config
 
 
+def undecodable(folder: Path) -> None:
+    for path in folder.glob("*.png"):
+        path.write_bytes(path.read_bytes()[:-400])
+
+
+def undecodable_labels(config: TrainConfig) -> TrainConfig:
+    undecodable(Path(config.labeled).parent)
+    return config
+
+
+def undecodable_pool(config: TrainConfig) -> TrainConfig:
+    undecodable(Path(config.unlabeled[0]))
+    return config
+
+
 def foreign_start(config: TrainConfig) -> TrainConfig:
     run = Path(config.out).parent / "foreign"
     (run / "checkpoints").mkdir(parents=True)
@@ -81,6 +96,9 @@ def foreign_start(config: TrainConfig) -> TrainConfig:
         (broken_json, "labels.json"),
         (other_val, "no box of a class to learn"),
         (unreadable_pool, "none of the unlabelled images"),
+        (undecodable_labels, r"labeled/.*png: none of the 6 labelled images can be read .*sedet check"),
+        (undecodable_pool, r"unlabeled/.*png: none of the 5 unlabelled images can be read .*sedet check"),
+        (lambda c: replace(undecodable_labels(c), workers=1), "none of the 6 labelled images"),
         (foreign_start, "burn_in.pt"),
         (lambda c: replace(c, labeled="/nowhere/labels.json"), "/nowhere/labels.json"),
         (lambda c: replace(c, unlabeled=("/nowhere",)), "/nowhere"),
@@ -159,6 +177,21 @@ def test_a_killed_loading_process_is_one_line(config: TrainConfig, monkeypatch: 
 )
 def test_lost_loading_processes_are_known(text: str, lost: bool) -> None:
     assert is_lost_worker(RuntimeError(text)) == lost
+
+
+def test_unreadable_labelled_and_val_images_are_counted(config: TrainConfig) -> None:
+    broken = (
+        sorted(Path(config.labeled).parent.glob("*.png"))[0],
+        sorted(Path(config.val or "").parent.glob("*.png"))[0],
+    )
+    for path in broken:
+        path.write_bytes(b"")
+    stored = json.loads(Path(config.labeled).read_text())
+    stored["images"][-1]["width"] += 30  # left out too, but it can be read
+    Path(config.labeled).write_text(json.dumps(stored))
+    outcome = train(supervised(config))
+    assert outcome.skipped == tuple(map(str, broken))
+    assert "2 images could not be read and were skipped" in (Path(config.out) / "train.log").read_text()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")

@@ -136,6 +136,18 @@ def measure(work: Work, start: int, stop: int, even_short: bool = False) -> Expe
     return Expectation(seconds, memory, probed)
 
 
+def try_data(work: Work, step: int) -> None:
+    """Load batches for updates from ``step`` on: of data that cannot be decoded a run must not begin.
+
+    Raises:
+        DataError: none of the labelled, or none of the unlabelled images can be read.
+    """
+    data = copy.copy(work.data)
+    if work.config.workers:  # they have caches of their own
+        data.forget()
+    data[max(step * work.schedule.accumulate, data.unlabeled_from)]
+
+
 def _seconds(work: Work, start: int, stop: int, repeats: int) -> tuple[float, int]:
     schedule, config, data = work.schedule, work.config, work.data
     workers = config.workers or 0

@@ -170,6 +170,8 @@ def _train(config: TrainConfig, resume: Path | None, held: ExitStack) -> Outcome
                 "part's losses are averaged by themselves (--accumulate)."
             )
         config, schedule, steps_data = work.config, work.schedule, work.data
+        if expected is None:  # nothing was loaded yet
+            probe.try_data(work, first)
     if judge is not None:
         judge.batch = max(1, judge.batch // config.accumulate)
 
