@@ -64,9 +64,8 @@ Made from `benchmarks/results/*.json` by `python benchmarks/tables.py`; nothing 
 How it was measured:
 
 - **The supervised twin** has everything SED has but the unlabelled images: the same strong views, the labelled loss at
-  both sizes, teacher, schedule, batches and data order, and SED's own burn-in. Where twins with more
-  updates, without the half-size loss, or with SED's time are in the tables too, gains are counted over the best of them,
-  chosen on dev; otherwise over this one.
+  both sizes, teacher, schedule, batches and data order, and SED's own burn-in. Where twins with more updates,
+  without the half-size loss, or with SED's time are in the tables too, gains are counted over the best, chosen on dev.
 - **The ceiling** is trained on the labels of exactly those images that SED has labelled or unlabelled.
 - A row is the teacher at the last step, never the best of several. One score threshold (0.001), one evaluator.
 - *dev* is what settings were chosen on. *val* was opened for frozen configurations only; the openings stand below.

@@ -266,7 +266,8 @@ def test_nothing_readable_is_one_clear_line(tmp_path: Path, workers: int) -> Non
     with pytest.raises(SedetError) as caught:
         list(step_loader(stream_of(rows, workers=workers), 0, 2, workers=workers, pin=False))
     text = str(caught.value)
-    assert "none of the 2 labeled images can be read" in text
+    assert "none of the 2 labelled images can be read" in text and "sedet check" in text
+    assert any(text.startswith(f"{row.path}: ") for row in rows)
     assert "Traceback" not in text and "\n" not in text
 
 

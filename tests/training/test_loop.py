@@ -24,6 +24,7 @@ from sedet.training import checkpoint as checkpoints
 from sedet.training import probe
 from sedet.training import run as runs
 from sedet.training.checkpoint import load_checkpoint
+from sedet.training.memory import is_out_of_memory
 from sedet.training.pictures import Album
 from sedet.training.run import make_fabric, train
 from sedet.training.validate import Judge
@@ -247,8 +248,45 @@ def test_out_of_memory_names_the_batch_that_fits(data: Path, tmp_path: Path, mon
     with pytest.raises(TrainingError, match=r"3 fit\. Use --batch 3 or a smaller --image-size"):
         run(data, tmp_path / "ratio", batch=12, burn_in=0.0, ratio=0.25)
     monkeypatch.setattr(SED, "losses", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory")))
-    with pytest.raises(TrainingError, match=r"single labelled image.*smaller --image-size"):
+    with pytest.raises(TrainingError, match=r"single labelled image at .*smaller --image-size"):
+        run(data, tmp_path / "one", batch=1)
+    # a CPU that ran out of memory may not get it back in one piece: that one image was too much is not known
+    with pytest.raises(TrainingError, match=r"with 2 .*no batch that fits was found: try --batch 1 or a smaller --im"):
         run(data, tmp_path / "other")
+
+
+@pytest.mark.parametrize("short", [True, False])
+@pytest.mark.parametrize("where", ["clip_grad_norm_", "step"])
+def test_out_of_memory_at_the_update_is_one_line(
+    where: str, short: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] can't allocate memory: you tried to allocate")
+
+    if not short:
+        monkeypatch.setattr(probe, "SHORTEST", 1)
+    if where == "step":
+        monkeypatch.setattr(torch.optim.AdamW, "step", full)
+        monkeypatch.setattr(torch.optim.SGD, "step", full)
+    else:
+        monkeypatch.setattr(torch.nn.utils, where, full)
+    with pytest.raises(TrainingError, match=r"out of memory at the update of the weights.*smaller --backbone"):
+        run(data, tmp_path / "run", clip=1.0)
+    assert (tmp_path / "run").exists() == short
+
+
+@pytest.mark.parametrize(
+    ("text", "memory"),
+    [
+        ("could not create a primitive", True),
+        ("could not create a memory object", True),
+        ("CUDA out of memory. Tried to allocate 2 GiB", True),
+        ("could not create a primitive descriptor for a convolution forward propagation primitive", False),
+        ("out of range", False),
+    ],
+)
+def test_errors_of_memory_are_known(text: str, memory: bool) -> None:
+    assert is_out_of_memory(RuntimeError(text)) == memory
 
 
 def test_our_own_batch_is_parted_to_fit_into_memory(

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +20,7 @@ import torch
 import sedet
 from sedet.api import resumed
 from sedet.config import TrainConfig
+from sedet.data.loading import StepData
 from sedet.detectors.build import Detector
 from sedet.detectors.file import load_detector
 from sedet.errors import CheckpointError, ConfigError, SedetError, TrainingError
@@ -25,8 +28,10 @@ from sedet.settings import load_config
 from sedet.training import loop, plan
 from sedet.training.checkpoint import load_checkpoint, read_saved, save_checkpoint
 from sedet.training.inputs import read_data, same_data
+from sedet.training.memory import is_lost_worker
 from sedet.training.pictures import Album
 from sedet.training.run import train
+from sedet.training.runlog import RunLog
 from sedet.training.validate import Judge
 from tests.data.sets import edit
 from tests.training.runs import data, judged, snapshot, supervised
@@ -62,6 +67,21 @@ def unreadable_pool(config: TrainConfig) -> TrainConfig:
     return config
 
 
+def undecodable(folder: Path) -> None:
+    for path in folder.glob("*.png"):
+        path.write_bytes(path.read_bytes()[:-400])
+
+
+def undecodable_labels(config: TrainConfig) -> TrainConfig:
+    undecodable(Path(config.labeled).parent)
+    return config
+
+
+def undecodable_pool(config: TrainConfig) -> TrainConfig:
+    undecodable(Path(config.unlabeled[0]))
+    return config
+
+
 def foreign_start(config: TrainConfig) -> TrainConfig:
     run = Path(config.out).parent / "foreign"
     (run / "checkpoints").mkdir(parents=True)
@@ -76,6 +96,9 @@ def foreign_start(config: TrainConfig) -> TrainConfig:
         (broken_json, "labels.json"),
         (other_val, "no box of a class to learn"),
         (unreadable_pool, "none of the unlabelled images"),
+        (undecodable_labels, r"labeled/.*png: none of the 6 labelled images can be read .*sedet check"),
+        (undecodable_pool, r"unlabeled/.*png: none of the 5 unlabelled images can be read .*sedet check"),
+        (lambda c: replace(undecodable_labels(c), workers=1), "none of the 6 labelled images"),
         (foreign_start, "burn_in.pt"),
         (lambda c: replace(c, labeled="/nowhere/labels.json"), "/nowhere/labels.json"),
         (lambda c: replace(c, unlabeled=("/nowhere",)), "/nowhere"),
@@ -126,6 +149,51 @@ def test_a_disk_full_from_the_start_leaves_nothing(config: TrainConfig, monkeypa
     assert train(supervised(config)).finished
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals")
+def test_a_killed_loading_process_is_one_line(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest, trainer = StepData.__getitem__, os.getpid()
+
+    def killed(self: StepData, step: int) -> Any:
+        if os.getpid() != trainer and step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return honest(self, step)
+
+    monkeypatch.setattr(StepData, "__getitem__", killed)
+    with pytest.raises(TrainingError, match=r"memory \(/dev/shm\).*--workers 0.*--shm-size, then go on with --resume"):
+        train(replace(supervised(config), workers=1))
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ... shared memory", True),
+        ("DataLoader worker (pid(s) 7, 8) exited unexpectedly", True),
+        ("unable to allocate shared memory(shm) for file </torch_1_2>: No space left on device (28)", True),
+        ("unable to write to file </torch_1_2>: No space left on device (28)", True),
+        ("DataLoader worker (pid 7) is killed by signal: Segmentation fault.", False),
+        ("out of resource: shared memory", False),
+        ("Caught ValueError in DataLoader worker process 0.", False),
+    ],
+)
+def test_lost_loading_processes_are_known(text: str, lost: bool) -> None:
+    assert is_lost_worker(RuntimeError(text)) == lost
+
+
+def test_unreadable_labelled_and_val_images_are_counted(config: TrainConfig) -> None:
+    broken = (
+        sorted(Path(config.labeled).parent.glob("*.png"))[0],
+        sorted(Path(config.val or "").parent.glob("*.png"))[0],
+    )
+    for path in broken:
+        path.write_bytes(b"")
+    stored = json.loads(Path(config.labeled).read_text())
+    stored["images"][-1]["width"] += 30  # left out too, but it can be read
+    Path(config.labeled).write_text(json.dumps(stored))
+    outcome = train(supervised(config))
+    assert outcome.skipped == tuple(map(str, broken))
+    assert "2 images could not be read and were skipped" in (Path(config.out) / "train.log").read_text()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
 def test_names_of_any_bytes_are_told(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     """Of an image that cannot be decoded; in the log, on the terminal, and in a checkpoint that is resumed."""
@@ -138,6 +206,47 @@ def test_names_of_any_bytes_are_told(config: TrainConfig, capsys: pytest.Capture
     log = (Path(config.out) / "train.log").read_text(encoding="utf-8")
     for text in (log, capsys.readouterr().err):
         assert "caf\\udce9\\x1b[31m\\n.png cannot be read" in text and "\x1b[31m" not in text
+
+
+# --- one process at a time ----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+def test_a_folder_is_trained_by_one_process_at_a_time(config: TrainConfig) -> None:
+    config = supervised(config)
+    train(replace(config, stop=2))
+    hold = (
+        "import sys; from pathlib import Path; from sedet.training.lock import sole_trainer\n"
+        "with sole_trainer(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    before = snapshot_of_all(Path(config.out))
+    command = [sys.executable, "-c", hold, config.out]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match=r"run is being trained by another process: wait"):
+            train(config, resume=Path(config.out))
+        assert snapshot_of_all(Path(config.out)).keys() == before.keys() | {".lock"}
+        other.kill()
+    assert (Path(config.out) / ".lock").is_file()  # of a process that was killed: nobody holds it
+    assert train(config, resume=Path(config.out)).finished
+    assert not (Path(config.out) / ".lock").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks")
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_training_holds_its_folder(resumed: bool, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = supervised(config)
+    if resumed:
+        train(replace(config, stop=2))
+    held: list[bool] = []
+    monkeypatch.setattr(Album, "watch", lambda *_: held.append((Path(config.out) / ".lock").is_file()))
+    train(config, resume=Path(config.out) if resumed else None)
+    assert held and all(held)
+
+
+def test_a_file_system_without_locks_goes_without(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sedet.training.lock.fcntl", None)
+    assert train(supervised(config)).finished
 
 
 # --- one whole run ------------------------------------------------------------------------------------------
@@ -508,6 +617,21 @@ def test_without_val_the_last_teacher_is_shipped_with_a_warning(config: TrainCon
     assert load_detector(outcome.detector).metadata["step"] == 4
     log = (Path(config.out) / "train.log").read_text()
     assert "too few to set some aside" in log and "Warning: without val" in log
+
+
+def test_an_interruption_names_the_step_it_goes_on_from(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    tick = RunLog.tick
+
+    def interrupt(self: RunLog, state: loop.State, *rest: Any) -> None:
+        tick(self, state, *rest)
+        if state.step == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunLog, "tick", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(supervised(config))
+    log = (Path(config.out) / "train.log").read_text()
+    assert f"Interrupted at step 3; go on with --resume {config.out} (from step 2, of the last checkpoint)" in log
 
 
 def test_an_interruption_says_how_to_go_on(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from sedet.data.views import (
     view_targets,
     weak_view,
 )
-from sedet.errors import ImageError, SedetError
+from sedet.errors import DataError, ImageError, SedetError
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +185,15 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
             sample = samples[(index + offset) % len(samples)]
             try:
                 return sample, self._caches[purpose].read(sample), broken
-            except ImageError:
+            except ImageError as error:
                 broken.append(sample.name)
-        raise SedetError(f"none of the {len(samples)} {purpose} images can be read (first: {broken[0]})")
+                wrong = error.what
+        kind = "labelled" if purpose == "labeled" else "unlabelled"
+        raise DataError(
+            f"none of the {len(samples)} {kind} images can be read (the last tried: {wrong})",
+            sample.path,
+            "Replace them: sedet check tells what is wrong with each",
+        )
 
 
 def _pad_erased(views: Sequence[View]) -> torch.Tensor:

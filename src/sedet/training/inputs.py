@@ -29,7 +29,7 @@ class TrainingData:
         labeled: what is learnt from; val: what is judged by, or None; pool: unlabelled images, or None.
         notes: what was done with the data, one line each.
         problems: warnings and notes of the check (it has no errors, else training would not start).
-        unread: unlabelled images that cannot be read; they are not in ``pool``.
+        unread: images that cannot be read, of each kind; they are not in ``labeled``, ``val`` and ``pool``.
     """
 
     labeled: AnnotationTable
@@ -59,9 +59,12 @@ def read_data(config: TrainConfig) -> TrainingData:
     notes: list[str] = []
     whole = read_table(config.labeled, config.images, "train")
     labeled, problems = clean(whole.with_classes(config.classes) if config.classes else whole)
+    unread = unreadable(whole, labeled)
     val: AnnotationTable | None = None
     if config.val is not None:
-        val, more = clean(read_table(config.val, config.val_images, "val"))
+        whole_val = read_table(config.val, config.val_images, "val")
+        val, more = clean(whole_val)
+        unread += unreadable(whole_val, val)
         val = without_left_out(val, whole, labeled)
         problems += more
     problems += table_problems(labeled, val, fast=True)
@@ -79,7 +82,6 @@ def read_data(config: TrainConfig) -> TrainingData:
     if val is not None and (few := few_to_judge(len(val))) is not None:
         notes.append(f"{few}.")
     pool: UnlabeledPool | None = None
-    unread: tuple[str, ...] = ()
     if config.method != "supervised":
         pool = unlabeled_pool(config.unlabeled, labeled, val, config.exclude_labeled)
         notes.append(pool.summary())
@@ -90,9 +92,16 @@ def read_data(config: TrainConfig) -> TrainingData:
         if len(readable) < len(pool):
             problems += [p for p in broken if p is not None]
             notes.append(f"{len(pool) - len(readable)} unlabelled images left out: they cannot be read")
-            unread = tuple(str(path) for path, problem in zip(pool.paths, broken, strict=True) if problem is not None)
+            unread += [str(path) for path, problem in zip(pool.paths, broken, strict=True) if problem is not None]
             pool = replace(pool, paths=readable)
-    return TrainingData(labeled, val, pool, tuple(notes), tuple(problems), unread)
+    return TrainingData(labeled, val, pool, tuple(notes), tuple(problems), tuple(unread))
+
+
+def unreadable(table: AnnotationTable, cleaned: AnnotationTable) -> list[str]:
+    """Images that were left out for what their files are, not for what the annotations say of them."""
+    kept = {entry.path for entry in cleaned.images}
+    gone = [entry.path for entry in table.images if entry.path not in kept]
+    return [str(path) for path, problem in zip(gone, header_problems(gone), strict=True) if problem is not None]
 
 
 def stop_at_errors(problems: Sequence[Problem]) -> None:

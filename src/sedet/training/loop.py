@@ -21,7 +21,7 @@ from sedet.evaluation.coco import Metrics
 from sedet.methods.method import Progress
 from sedet.methods.teacher import EMATeacher, ema_decay
 from sedet.training.checkpoint import save_checkpoint
-from sedet.training.memory import is_out_of_memory, out_of_memory_error
+from sedet.training.memory import is_out_of_memory, out_of_memory_error, update_memory_error
 from sedet.training.optimizer import rate_at, set_rate
 from sedet.training.runlog import RunLog
 from sedet.training.step import Given, TrainingStep
@@ -154,10 +154,15 @@ def train_loop(t: Training) -> None:
             for key, value in values.items():
                 state.sums[key] = state.sums.get(key, 0.0) + value / micro
         largest = config.clip or math.inf
-        norm = t.fabric.clip_gradients(t.module, t.optimizer, max_norm=largest, error_if_nonfinite=False)
-        if scaler_of(t.fabric) is None and norm is not None:  # a scaler skips such steps by itself
-            check_finite({**values, "gradient norm": float(norm)}, names, state.step)
-        t.optimizer.step()
+        try:
+            norm = t.fabric.clip_gradients(t.module, t.optimizer, max_norm=largest, error_if_nonfinite=False)
+            if scaler_of(t.fabric) is None and norm is not None:  # a scaler skips such steps by itself
+                check_finite({**values, "gradient norm": float(norm)}, names, state.step)
+            t.optimizer.step()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise update_memory_error(error) from error
         t.optimizer.zero_grad()
         state.step += 1
         state.summed += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,13 +17,26 @@ from sedet.errors import OutOfMemory
 from sedet.methods.method import Progress
 from sedet.training.step import Given
 
+MESSAGES = re.compile(
+    r"out of memory|can't allocate memory|could not create a (memory object|primitive(?! descriptor))"  # oneDNN's last
+)
+LOADING = re.compile(
+    r"dataloader worker \(pid.*(killed by signal: (killed|bus error)|exited unexpectedly)|shared memory\(shm\)"
+    r"|unable to write to file </torch_"
+)
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on a GPU or on the CPU."""
     text = str(error).lower()
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+        isinstance(error, RuntimeError) and MESSAGES.search(text) is not None
     )
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether an error means that a process which loads images was killed, or had no shared memory to send them."""
+    return isinstance(error, RuntimeError) and LOADING.search(str(error).lower()) is not None
 
 
 def out_of_memory_error(
@@ -51,20 +65,9 @@ def out_of_memory_error(
     size = len(labeled)
     while size > 1:
         size //= 2
-        module.zero_grad(set_to_none=True)
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
         share = size / len(labeled)
         part = unlabeled.first(max(1, round(share * len(unlabeled)))) if unlabeled is not None else None
-        try:
-            with autocast():
-                losses = module(Given(labeled.first(size).to(device), part.to(device) if part else None, progress))
-                total = torch.stack(list(losses.values())).sum()
-            total.backward()  # type: ignore[no-untyped-call]
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
+        if not _fits(module, labeled.first(size), part, progress, device, autocast):
             continue
         pieces = -(-(config.batch or len(labeled)) // size)
         return OutOfMemory(
@@ -72,11 +75,50 @@ def out_of_memory_error(
             + _advice(config, size, pieces, len(unlabeled) * config.accumulate if unlabeled is not None else 0),
             pieces,
         )
+    if len(labeled) > 1 and device.type != "cuda":  # a CPU's memory may stay in pieces: another process may do better
+        return OutOfMemory(
+            f"out of memory with {len(labeled)} labelled images a batch at image_size {config.image_size}, and no "
+            "batch that fits was found: try --batch 1 or a smaller --image-size"
+        )
     more = f" and {len(unlabeled)} unlabelled" if unlabeled is not None and len(labeled) == 1 else ""
     return OutOfMemory(
         f"out of memory with a single labelled image{more} at image_size {config.image_size}: use a smaller "
         "--image-size, a smaller --backbone" + (" or a smaller --ratio" if more else "")
     )
+
+
+def update_memory_error(failed: BaseException) -> OutOfMemory:
+    """Memory ran out after the losses, at the weights' update: it needs the same for batches of any size."""
+    traceback.clear_frames(failed.__traceback__)
+    return OutOfMemory(
+        "out of memory at the update of the weights, which a smaller --batch does not mend: end other programs that "
+        "use memory, or use a smaller --backbone"
+    )
+
+
+def _fits(
+    module: nn.Module,
+    labeled: Batch,
+    unlabeled: Batch | None,
+    progress: Progress,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[object]],
+) -> bool:
+    """Whether a step fits; nothing of it stays in memory."""
+    module.zero_grad(set_to_none=True)
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    try:
+        with autocast():
+            losses = module(Given(labeled.to(device), unlabeled.to(device) if unlabeled else None, progress))
+            total = torch.stack(list(losses.values())).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    return True
 
 
 def _advice(config: TrainConfig, size: int, pieces: int, unlabeled: int) -> str:

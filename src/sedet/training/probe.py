@@ -27,7 +27,7 @@ from sedet.evaluation.pseudo_labels import best_score
 from sedet.methods.method import Method, Progress
 from sedet.methods.teacher import EMATeacher
 from sedet.training.loop import Schedule
-from sedet.training.memory import is_out_of_memory, out_of_memory_error
+from sedet.training.memory import is_out_of_memory, out_of_memory_error, update_memory_error
 from sedet.training.optimizer import build_optimizer, set_rate
 from sedet.training.step import Given, TrainingStep
 from sedet.training.validate import Judge
@@ -136,6 +136,18 @@ def measure(work: Work, start: int, stop: int, even_short: bool = False) -> Expe
     return Expectation(seconds, memory, probed)
 
 
+def try_data(work: Work, step: int) -> None:
+    """Load batches for updates from ``step`` on: of data that cannot be decoded a run must not begin.
+
+    Raises:
+        DataError: none of the labelled, or none of the unlabelled images can be read.
+    """
+    data = copy.copy(work.data)
+    if work.config.workers:  # they have caches of their own
+        data.forget()
+    data[max(step * work.schedule.accumulate, data.unlabeled_from)]
+
+
 def _seconds(work: Work, start: int, stop: int, repeats: int) -> tuple[float, int]:
     schedule, config, data = work.schedule, work.config, work.data
     workers = config.workers or 0
@@ -165,9 +177,14 @@ def _seconds(work: Work, start: int, stop: int, repeats: int) -> tuple[float, in
             _micro_step(work, module, a, b, progress)
 
         def update() -> None:
-            if config.clip > 0:
-                torch.nn.utils.clip_grad_norm_(student.parameters(), config.clip)
-            optimizer.step()
+            try:
+                if config.clip > 0:
+                    torch.nn.utils.clip_grad_norm_(student.parameters(), config.clip)
+                optimizer.step()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise update_memory_error(error) from error
             optimizer.zero_grad()
             teacher.update(student, 0.999)
 

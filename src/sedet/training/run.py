@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,7 @@ from sedet.detectors.backbones import Backbone, read_state
 from sedet.detectors.build import Detector, build_detector, freeze_unused, rebuild_detector
 from sedet.detectors.file import save_detector
 from sedet.detectors.warm_start import WarmStart, read_warm_start, warm_detector
-from sedet.errors import ConfigError, TrainingError
+from sedet.errors import ConfigError, SedetError, TrainingError
 from sedet.evaluation.coco import Metrics
 from sedet.files import unwritable
 from sedet.methods.build import make_method
@@ -34,8 +35,10 @@ from sedet.settings import flat, save_config, to_dict
 from sedet.training import plan, probe
 from sedet.training.checkpoint import read_saved
 from sedet.training.inputs import absolute_paths, read_data, same_data
+from sedet.training.lock import sole_trainer
 from sedet.training.loggers import check_loggers, open_loggers
 from sedet.training.loop import BURN_IN_FILE, LAST_FILE, State, Training, ap_of, restore, train_loop
+from sedet.training.memory import is_lost_worker
 from sedet.training.optimizer import build_optimizer
 from sedet.training.pictures import Album
 from sedet.training.run_report import write_run_report
@@ -62,7 +65,16 @@ def train(config: TrainConfig, resume: Path | None = None) -> Outcome:
     if resume is None:
         check_folder(out)
     try:
-        return _train(config, resume)
+        with ExitStack() as held:
+            return _train(config, resume, held)
+    except RuntimeError as error:
+        if not is_lost_worker(error):
+            raise
+        again = f", then go on with --resume {out}" if (out / "checkpoints" / LAST_FILE).is_file() else ""
+        raise TrainingError(
+            "a process that loads images was killed: most often memory or shared memory (/dev/shm) is too small. Use "
+            f"--workers 0 or, in a container, a larger --shm-size{again}"
+        ) from error
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
@@ -76,13 +88,15 @@ def train(config: TrainConfig, resume: Path | None = None) -> Outcome:
         ) from error
 
 
-def _train(config: TrainConfig, resume: Path | None) -> Outcome:
+def _train(config: TrainConfig, resume: Path | None, held: ExitStack) -> Outcome:
     started = time.perf_counter()
     out = Path(config.out)
     fabric = make_fabric(config)
     speaks = fabric.is_global_zero
     if config.threads:
         torch.set_num_threads(config.threads)
+    if resume is not None and speaks:  # before its checkpoint is read, which another process may yet replace
+        held.enter_context(sole_trainer(resume))
     saved_at = saved_checkpoint(config, resume)
     saved = read_saved(saved_at) if saved_at is not None else None
     check_loggers(config.loggers)
@@ -156,13 +170,15 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
                 "part's losses are averaged by themselves (--accumulate)."
             )
         config, schedule, steps_data = work.config, work.schedule, work.data
+        if expected is None:  # nothing was loaded yet
+            probe.try_data(work, first)
     if judge is not None:
         judge.batch = max(1, judge.batch // config.accumulate)
 
     teacher = EMATeacher(student)
     optimizer = build_optimizer(student, config)
     wrapped, wrapped_optimizer = fabric.setup(TrainingStep(student, teacher, method), optimizer)
-    claim_folder(out, fabric, new=resume is None)
+    claim_folder(out, fabric, held, new=resume is None)
     if speaks and resume is None:
         save_config(replace(absolute_paths(config), stop=None), out / "config.yaml")  # it is no part of a whole run
     loggers = open_loggers(config.loggers, out, dict(flat(config)), first) if speaks and not over else ()
@@ -220,8 +236,12 @@ def _train(config: TrainConfig, resume: Path | None) -> Outcome:
         if speaks and config.report and outcome.finished and not over:
             write_run_report(out, data, judge.batch if judge is not None else batch, str(fabric.device), log.say)
     except KeyboardInterrupt:
-        if (out / "checkpoints" / LAST_FILE).is_file():
-            log.say(f"Interrupted at step {training.state.step}; go on with --resume {out}")
+        # No checkpoint here: the interruption may have come in the middle of an update.
+        if speaks and (last_saved := step_of(out / "checkpoints" / LAST_FILE)) is not None:
+            log.say(
+                f"Interrupted at step {training.state.step}; go on with --resume {out} (from step {last_saved}, of the "
+                "last checkpoint)"
+            )
         raise
     finally:
         log.close()
@@ -286,8 +306,8 @@ def check_folder(out: Path) -> None:
         raise ConfigError(f"the output folder {out} is in use: give a new one with --out{again}")
 
 
-def claim_folder(out: Path, fabric: Fabric, new: bool) -> None:
-    """Make the run folder; ``new`` ones must still be empty."""
+def claim_folder(out: Path, fabric: Fabric, held: ExitStack, new: bool) -> None:
+    """Make the run folder; ``new`` ones must still be empty, and are locked from now on."""
     if fabric.is_global_zero:
         if new:
             check_folder(out)
@@ -295,6 +315,8 @@ def claim_folder(out: Path, fabric: Fabric, new: bool) -> None:
             (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"the output folder {out} cannot be made ({error.strerror})") from error
+        if new:
+            held.enter_context(sole_trainer(out))
     fabric.barrier()
 
 
@@ -303,6 +325,14 @@ def saved_checkpoint(config: TrainConfig, resume: Path | None) -> Path | None:
     if resume is not None:
         return resume / "checkpoints" / LAST_FILE
     return Path(config.start) / "checkpoints" / BURN_IN_FILE if config.start else None
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """The step a checkpoint is of; None where there is none that can be read."""
+    try:
+        return int(read_saved(checkpoint)["state"]["step"])
+    except SedetError:
+        return None
 
 
 def make_detector(
