@@ -223,3 +223,19 @@ def test_names_too_long_are_missing_files(tmp_path: Path) -> None:
     for source in ("x" * 5000, str(write(tmp_path / "list.txt", "x" * 5000))):
         with pytest.raises(DataError, match=r"no such file|do not exist"):
             find_images([source])
+
+
+def test_pictures_of_old_runs_are_no_data(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", 1)
+    run = tmp_path / "runs" / "first"
+    save(run / "curves.png", 2)
+    save(run / "pictures" / "step.jpg", 3)
+    write(run / "config.yaml", "steps: 1")
+    assert len(find_images([str(tmp_path)])) == 3, "a config.yaml alone makes no run folder"
+    write(run / "metrics.csv", "step")
+    assert names(find_images([str(tmp_path)]), tmp_path) == ["a.png"]
+    pool = unlabeled_pool([str(tmp_path)], None, None)
+    assert "1 run folder skipped" in pool.summary() and pool.found == 1
+    for pattern in ("**/*", "*", "runs/../*"):
+        assert names(find_images([f"{tmp_path}/{pattern}"]), tmp_path) == ["a.png"]
+    assert len(find_images([str(run)])) == 2 and len(find_images([f"{run}/**/*"])) == 2

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -336,3 +337,12 @@ def test_real_folds() -> None:
     small, large = (split_table(people, p, 1) for p in (5, 10))
     assert set(small.labeled) <= set(large.labeled) and len(large.labeled) == 170
     assert (people.subset(small.labeled).class_counts() >= np.minimum(3, total)).all()
+
+
+def test_the_command_it_names_can_be_typed(tmp_path: Path) -> None:
+    table = read_table(coco(tmp_path / "my data", [[(3, [0, 0, 9, 9])]] * 4))
+    out = tmp_path / "my split"
+    line = write_split(table, split_table(table, 50, 1), out)[-1]
+    words = shlex.split(line)
+    assert words[:3] == ["Train:", "sedet", "train"]
+    assert words[3:7] == ["--labeled", str(out / "labeled.json"), "--unlabeled", str(out / "unlabeled.txt")]

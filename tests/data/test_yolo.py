@@ -125,3 +125,24 @@ def test_yolo_tells_every_malformed_line(tmp_path: Path) -> None:
     (tmp_path / "train" / "labels" / "1.txt").write_bytes(b"\xff")
     told = found(path)
     assert len(told) == 3 and "0.txt, line 1" in told[0] and "0.txt, line 4" in told[1] and "1.txt" in told[2]
+
+
+def test_yolo_of_another_machine_keeps_its_splits(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for i in range(3):
+            save(tmp_path / "images" / split / f"{split}{i}.png", i)
+            write(tmp_path / "labels" / split / f"{split}{i}.txt", "0 0.5 0.5 0.25 0.5\n")
+    for path in ("/home/nobody/y10", "../datasets/y10", "y10"):
+        yaml = f"path: {path}\ntrain: images/train\nval: images/val\nnames: [cat]\n"
+        file = write(tmp_path / "data.yaml", yaml)
+        away = write(tmp_path / "elsewhere" / "data.yaml", yaml)
+        own = read_table(file, split="train")
+        assert [e.name for e in own.images] == [f"images/train/train{i}.png" for i in range(3)]
+        for source in (file, away):
+            for images in (tmp_path, tmp_path / "images", tmp_path / "images" / "train"):
+                table = read_table(source, images=images, split="train")
+                assert [e.path.name for e in table.images] == [f"train{i}.png" for i in range(3)]
+                assert all(len(o) == 1 for o in table.objects)
+    outside = tmp_path / "elsewhere" / "data.yaml"
+    write(outside, f"path: {tmp_path}/labels\ntrain: images/train\nnames: [cat]\n")
+    fails("leads out of the data folder", outside)

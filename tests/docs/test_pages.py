@@ -25,6 +25,7 @@ from PIL import Image
 
 from sedet import api, cli
 from sedet.config import ModelConfig, TrainConfig
+from sedet.flags import flags_of
 from sedet.settings import from_dict
 from sedet.training.pictures import Album
 from sedet.video import VideoFile
@@ -149,6 +150,13 @@ def test_every_python_block_runs(page: Path, place: Path) -> None:
 def test_every_yaml_block_is_a_config(page: Path) -> None:
     for block in blocks(page, "yaml"):
         from_dict(yaml.safe_load(block))  # an unknown key or a wrong value is an error
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_switches_in_the_text_take_no_value(page: Path) -> None:
+    switches = {flag.on for flag in flags_of(TrainConfig).values() if flag.off}
+    spans = re.findall(r"`(--[\w.-]+) (?:true|false)`", page.read_text(encoding="utf-8"), re.IGNORECASE)
+    assert not switches.intersection(spans)
 
 
 def maker() -> ModuleType:

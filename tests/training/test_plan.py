@@ -161,6 +161,11 @@ def test_the_plan_says_what_will_be_done_in_80_columns(tmp_path: Path) -> None:
         "14 minutes, 3.0 GiB of memory",
     ):
         assert part in text, part
+    # as the optimizer has it, and what is judged
+    assert "judged every 2" in text and "of it" not in text.split("rate")[1]
+    detector.backbone.pretrained = True
+    text = " ".join(plan.describe(config, schedule, replace(inputs, val=None), detector, None, cost))
+    assert "judged every" not in text and f"backbone {config.backbone_rate:g} of it" in text
 
 
 # --- the probe ----------------------------------------------------------------------------------------------

@@ -647,3 +647,12 @@ def test_an_interruption_says_how_to_go_on(config: TrainConfig, monkeypatch: pyt
     assert f"Interrupted at step 0; go on with --resume {config.out}" in (Path(config.out) / "train.log").read_text()
     monkeypatch.setattr(loop, "save", save)
     assert train(resumed(Path(config.out), ()), resume=Path(config.out)).finished
+
+
+def test_commands_it_names_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged(monkeypatch, [1.0] * 20)
+    config = replace(supervised(data(tmp_path)), out=str(tmp_path / "my run"), stop=2)
+    train(config)
+    text = (tmp_path / "my run" / "train.log").read_text()
+    assert f"go on with --resume '{config.out}'" in text
+    assert f"sedet predict '{config.out}/best.safetensors' IMAGES" in text

@@ -129,8 +129,18 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else text[: limit - 4] + "...'"
 
 
-def list_images(folder: Path) -> list[str]:
-    """Names of the images under a folder, relative, forward slashes, sorted; hidden ones are skipped."""
+def is_run_folder(folder: Path) -> bool:
+    """Whether a training wrote this folder: its pictures have boxes drawn in and are no data."""
+    return is_file(folder / "config.yaml") and any(
+        (folder / name).exists() for name in ("checkpoints", "metrics.csv", "train.log")
+    )
+
+
+def list_images(folder: Path, runs: set[Path] | None = None) -> list[str]:
+    """Names of the images under a folder, relative, forward slashes, sorted.
+
+    Hidden ones are skipped, and run folders below it, which are added to ``runs``.
+    """
     found: list[str] = []
     seen = set()
     for base, folders, files in os.walk(folder, followlinks=True):
@@ -139,7 +149,10 @@ def list_images(folder: Path) -> list[str]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        old = {f for f in folders if not f.startswith(".") and is_run_folder(Path(base) / f)}
+        if runs is not None:
+            runs.update(Path(base) / f for f in old)
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in old)
         relative = Path(base).relative_to(folder)
         found.extend((relative / f).as_posix() for f in files if is_image_name(Path(f)))
     return sorted(found)

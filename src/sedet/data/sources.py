@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sedet.data.duplicates import repeated, same_pictures
 from sedet.data.images import is_image_name
-from sedet.data.layout import absolute, is_file, list_images
+from sedet.data.layout import absolute, is_file, is_run_folder, list_images
 from sedet.data.table import AnnotationTable
 from sedet.errors import DataError
 
@@ -28,6 +28,7 @@ class UnlabeledPool:
         left_out_labeled: images left out because they are labelled ones (only if that was asked for).
         duplicates: images left out because an earlier file has the same bytes.
         found: images found before anything was left out.
+        runs: run folders below the sources, none of whose images were looked at.
     """
 
     paths: tuple[Path, ...]
@@ -35,6 +36,7 @@ class UnlabeledPool:
     left_out_labeled: int
     duplicates: int
     found: int
+    runs: int = 0
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -50,15 +52,21 @@ class UnlabeledPool:
             )
             if count
         ]
+        if self.runs:
+            parts.append(f"{self.runs} run folder{'' if self.runs == 1 else 's'} skipped: pictures of a training")
         return "; ".join([f"{len(self.paths)} unlabelled images of {self.found} found", *parts])
 
 
-def find_images(sources: Sequence[str]) -> list[Path]:
+def find_images(sources: Sequence[str], runs: set[Path] | None = None) -> list[Path]:
     """Image files of folders (with all folders below), list files and globs.
 
     A list file (.txt) names one image a line, relative to the list's own folder or absolute; empty lines and
     lines that begin with # are skipped. Image endings count in any case. Hidden files and folders and other
-    files are skipped. No annotation is ever read.
+    files are skipped, and so are run folders below a folder or glob, unless named themselves. No annotation is
+    ever read.
+
+    Args:
+        runs: gets the run folders that were skipped.
 
     Returns:
         Absolute paths, sorted, each file once (also where two paths lead to one file).
@@ -68,8 +76,9 @@ def find_images(sources: Sequence[str]) -> list[Path]:
             exist.
     """
     found: list[Path] = []
+    runs = set() if runs is None else runs
     for source in sources:
-        found.extend(_find(str(source)))
+        found.extend(_find(str(source), runs))
     seen: set[str] = set()
     unique = []
     for path in sorted(found):
@@ -95,13 +104,14 @@ def unlabeled_pool(
     Raises:
         DataError: as ``find_images``; or nothing is left.
     """
-    found = find_images(sources)
+    runs: set[Path] = set()
+    found = find_images(sources, runs)
     copies = repeated(found)
     paths = [path for path, match in zip(found, copies, strict=True) if match is None]
     duplicates = len(found) - len(paths)
     paths, left_out_val = _without(paths, val, near)
     paths, left_out_labeled = _without(paths, labeled if exclude_labeled else None, near)
-    pool = UnlabeledPool(tuple(paths), left_out_val, left_out_labeled, duplicates, len(found))
+    pool = UnlabeledPool(tuple(paths), left_out_val, left_out_labeled, duplicates, len(found), len(runs))
     if sources and not paths:
         raise DataError(f"no unlabelled image is left ({pool.summary()})", ", ".join(sources), "Give other images")
     return pool
@@ -116,12 +126,12 @@ def _without(paths: list[Path], table: AnnotationTable | None, near: bool) -> tu
     return kept, len(paths) - len(kept)
 
 
-def _find(source: str) -> list[Path]:
+def _find(source: str, runs: set[Path]) -> list[Path]:
     if not source.strip():
         raise DataError("an empty name is given for unlabelled images", None, "Give a folder, a list or a glob")
     path = absolute(source)
     if os.path.isdir(path):  # noqa: PTH112  (false, not an error, for names too long)
-        names = list_images(path)
+        names = list_images(path, runs)
         if not names:
             raise DataError("there are no images in this folder", path, "Give a folder that holds images")
         return [path / name for name in names]
@@ -129,9 +139,14 @@ def _find(source: str) -> list[Path]:
         return _file(path)
     if any(c in source for c in "*?["):
         matched = [absolute(name) for name in glob.glob(str(Path(source).expanduser()), recursive=True)]  # noqa: PTH207
+        fixed = source[: min(source.find(c) for c in "*?[" if c in source)]
+        above = set(absolute(fixed or ".").parents) | {absolute(fixed or ".")}
+        old = {f for f in {q for p in matched for q in (p, *p.parents)} - above if is_run_folder(f)}
+        runs |= old
+        matched = [p for p in matched if p not in old and not old.intersection(p.parents)]
         files = [p for p in matched if p.is_file() and is_image_name(p)]
         for folder in (p for p in matched if p.is_dir() and not p.name.startswith(".")):
-            files.extend(folder / name for name in list_images(folder))
+            files.extend(folder / name for name in list_images(folder, runs))
         if not files:
             raise DataError("no image fits this pattern", source, "Check the pattern")
         return files

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -253,9 +254,9 @@ def _report(table: AnnotationTable, split: Split, out: Path, linked: bool) -> li
     lines.append(f"{'class':<{width}}  labelled boxes      all")
     for name, few, many in zip(table.classes, part, total, strict=True):
         lines.append(f"{name:<{width}}  {few:>14}  {many:>7}")
-    command = f"sedet train --labeled {out / 'labeled.json'}"
-    command += f" --unlabeled {out / 'unlabeled.txt'}" if split.unlabeled else " --method supervised"
-    lines.append(f"Train: {command}" + ("" if linked else f" --images {table.root}"))
+    command = f"sedet train --labeled {quote(str(out / 'labeled.json'))}"
+    command += f" --unlabeled {quote(str(out / 'unlabeled.txt'))}" if split.unlabeled else " --method supervised"
+    lines.append(f"Train: {command}" + ("" if linked else f" --images {quote(str(table.root))}"))
     return lines
 
 

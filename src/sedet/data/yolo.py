@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def read_yolo(file: Path, split: str = "train", images: Path | None = None) -> A
     Args:
         file: the data.yaml.
         split: a key of it: train, val (also written valid), test ...
-        images: folder of the images, where the yaml's own paths do not lead to them.
+        images: folder of the images, where the yaml's own paths do not lead to them. The split's paths are looked
+            for below it first, with or without their leading folders; else all its images are the split's.
 
     Raises:
         DataError: broken YAML (line and column), no such split, a path out of the data folder, malformed
@@ -34,7 +36,10 @@ def read_yolo(file: Path, split: str = "train", images: Path | None = None) -> A
     root = absolute(images) if images else absolute(file).parent
     if not root.is_dir():
         raise DataError(f"the image folder {root} does not exist", file, "Name it with --images")
-    found = list_images(root) if images else _split_images(data, file, root, split)
+    if images is None:
+        found = _split_images(data, file, root, split)
+    else:
+        found = _split_below(data, file, root, split) or list_images(root)
     source = f"{file}:{split}"
     if not found:
         raise DataError(f"there are no images for '{split}'", file, "Check its folder")
@@ -127,13 +132,13 @@ def _names(data: dict[str, Any], file: Path) -> list[str]:
 
 def _split_images(data: dict[str, Any], file: Path, root: Path, split: str) -> list[str]:
     """Names, relative to root, of a split's images."""
-    key = next((k for k in (split, *sorted(SAME_SPLIT.get(split, ()))) if data.get(k)), None)
+    key = _key(data, split)
     if key is None:
         given = [k for k in data if isinstance(k, str) and k not in ("names", "nc", "path", "download")]
         raise DataError(f"there is no split '{split}'", file, f"It has: {', '.join(given)[:200] or 'none'}")
     places = data[key] if isinstance(data[key], list) else [data[key]]
     base = ""
-    if data.get("path"):
+    if data.get("path") and not _elsewhere(root, data["path"]):
         base = _place(root, "", data["path"], f"{file}, path")
     found: list[str] = []
     for place in places:
@@ -144,8 +149,44 @@ def _split_images(data: dict[str, Any], file: Path, root: Path, split: str) -> l
         elif target.is_file() and target.suffix.lower() == ".txt":
             found.extend(_listed(target, root, base))
         else:
-            raise DataError(f"its {key} images {target} do not exist", file, "Mend the path")
+            raise DataError(f"its {key} images {target} do not exist", file, "Mend the path, or use --images")
     return sorted(dict.fromkeys(found))
+
+
+def _key(data: dict[str, Any], split: str) -> str | None:
+    return next((k for k in (split, *sorted(SAME_SPLIT.get(split, ()))) if data.get(k)), None)
+
+
+def _elsewhere(root: Path, path: object) -> bool:
+    """Whether the yaml's ``path`` is of another machine: there is nothing here, and its own folder is meant."""
+    if not isinstance(path, str):
+        return False
+    text = path.strip().replace("\\", "/")
+    inner = text.lstrip("./")
+    return not any(os.path.exists(root / p) for p in (text, inner or "."))  # noqa: PTH110  (false for odd names)
+
+
+def _split_below(data: dict[str, Any], file: Path, root: Path, split: str) -> list[str]:
+    """A split's images by the yaml's paths, looked for below the folder of the images; empty if it is not there."""
+    key = _key(data, split)
+    found: list[str] = []
+    for place in () if key is None else data[key] if isinstance(data[key], list) else [data[key]]:
+        if (relative := _tail_below(root, place)) is None:
+            continue
+        if (root / relative).is_dir():
+            found.extend((Path(relative) / name).as_posix() for name in list_images(root / relative))
+        elif relative.lower().endswith(".txt"):
+            found.extend(_listed(root / relative, root, ""))
+    return sorted(dict.fromkeys(found))
+
+
+def _tail_below(root: Path, place: object) -> str | None:
+    """The longest end of a path that exists below root."""
+    if not isinstance(place, str):
+        return None
+    parts = [p for p in place.strip().replace("\\", "/").split("/") if p not in ("", ".", "..")]
+    tails = ("/".join(parts[i:]) for i in range(len(parts)))
+    return next((tail for tail in tails if os.path.exists(root / tail)), None)  # noqa: PTH110
 
 
 def _place(root: Path, base: str, place: object, where: str) -> str:

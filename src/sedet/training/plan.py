@@ -261,6 +261,9 @@ def describe(
     if warm is not None:
         taken = len(shared_classes(warm, data.labeled.classes))
         source += f"; {taken} of {len(data.labeled.classes)} class rows taken over"
+    rate = f"{config.rate:.2g} (AdamW, {config.schedule})"
+    if detector.backbone.pretrained:  # as the optimizer has it
+        rate += f"; backbone {config.backbone_rate:g} of it"
     spec = detector.spec
     count = torch.get_num_threads()
     threads = f", {count} thread{'' if count == 1 else 's'}" if config.device == "cpu" else ""
@@ -271,9 +274,9 @@ def describe(
         ("detector", f"{config.detector}, neck {spec.neck_channels}, head {spec.head_convs}"),
         ("backbone", f"{spec.backbone}, {source}"),
         ("size", f"{config.image_size} px" + (", and half of it" if config.half_size else "")),
-        ("steps", f"{stages}; judged every {schedule.evaluate}"),
+        ("steps", stages + (f"; judged every {schedule.evaluate}" if data.val is not None else "")),
         ("batch", ", ".join([each, *parts])),
-        ("rate", f"{config.rate:.2g} (AdamW, {config.schedule}); backbone {config.backbone_rate:g} of it"),
+        ("rate", rate),
         ("device", f"{config.device}{threads}, precision {config.precision}"),
         ("expect", _cost(expected)),
     ]

@@ -117,7 +117,7 @@ def conclude(
     if finished:
         say(f"Done: {state.step} steps in {plan.minutes(seconds)}.")
     else:
-        say(f"Stopped at step {state.step} of {schedule.steps}; go on with --resume {out}")
+        say(f"Stopped at step {state.step} of {schedule.steps}; go on with --resume {quote(str(out))}")
     rows: list[tuple[str, float | None, str]] = []
     sed, name = t.module.method.uses_unlabeled, t.config.method
     other = "supervised twin" if sed else "with unlabelled"
@@ -154,7 +154,7 @@ def conclude(
         say(f"{len(skipped)} images could not be read and were skipped: {', '.join(skipped[:5])}{more}")
     if shipped:
         say(f"Detector: {detector}")
-        say(f"Try it:   sedet predict {detector} IMAGES --draw")
+        say(f"Try it:   sedet predict {quote(str(detector))} IMAGES --draw")
     say(f"Run:      {out} (curves.png, pictures/, metrics.csv, train.log)")
     return Outcome(
         run=out,
