@@ -199,6 +199,7 @@ def test_result_as_the_real_fiftyones(red: Predictor) -> None:
     found = red.predict(scene()).to_fiftyone()
     assert isinstance(found, fo.Detections) and found.detections[0].label == "red box"
     assert found.detections[0].confidence == 0.75
+    assert found.detections[0].bounding_box == pytest.approx([20 / 80, 10 / 60, 30 / 80, 20 / 60])
 
 
 def test_result_draws_on_the_image_it_is_of(red: Predictor, tmp_path: Path) -> None:
