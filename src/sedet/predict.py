@@ -78,12 +78,13 @@ class PredictSummary:
     files: tuple[Path, ...]
 
     def __str__(self) -> str:
-        rate = self.images / self.seconds if self.seconds > 0 else 0.0
+        each = 1000 * self.seconds / max(1, self.images)
+        rate = f", {self.images / self.seconds:.1f} images/s" if self.images >= self.seconds > 0 else ""
         skipped = f", {len(self.skipped)} unreadable and skipped" if self.skipped else ""
         places = ", ".join(str(path) for path in self.files)
         return (
             f"{self.detections} detections in {self.images} images, score {self.score:g} and more{skipped} "
-            f"({self.seconds:.1f} s, {rate:.1f} images/s), written to {places}"
+            f"({self.seconds:.1f} s, {each:.{int(each < 10)}f} ms an image{rate}), written to {places}"
         )
 
 

@@ -82,7 +82,7 @@ class Result:
         try:
             import supervision
         except ImportError as error:
-            raise SedetError("supervision is not installed; pip install 'sedet[supervision]' brings it") from error
+            raise SedetError("supervision is not installed: pip install supervision") from error
         return supervision.Detections(
             xyxy=self.boxes.numpy(),
             confidence=self.scores.numpy(),

@@ -104,5 +104,5 @@ def need_supervision() -> Any:
             warnings.simplefilter("ignore")  # it tells that OpenCV is not installed, which is not needed here
             import supervision
     except ImportError as error:
-        raise SedetError("tiles need supervision; pip install 'sedet[supervision]' brings it") from error
+        raise SedetError("tiles need supervision: pip install supervision") from error
     return supervision

@@ -135,5 +135,5 @@ def need_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise SedetError("videos need PyAV; pip install 'sedet[video]' brings it") from error
+        raise SedetError("videos need PyAV: pip install av") from error
     return av

@@ -41,3 +41,7 @@ def test_a_folder_in_use_is_refused_before_anything_is_drawn(tmp_path: Path, mon
     (tmp_path / "data").rmdir()
     assert not begins(tmp_path, monkeypatch)
     assert (tmp_path / "summary.json").read_text() == "mine"
+
+
+def test_the_last_line_leads_to_the_report(tmp_path: Path) -> None:
+    assert str(tmp_path / "sed" / "report.html") in run._places(tmp_path)

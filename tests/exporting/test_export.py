@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,11 +22,14 @@ from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError, SedetError
 from sedet.exporting import export as module
 from sedet.exporting.agreement import Agreement, Tolerance, agreement
-from sedet.exporting.export import export, noise, run_data
+from sedet.exporting.export import export, noise, own_images, run_data
 from sedet.exporting.session import OnnxSession
 from sedet.predictor import load
+from sedet.reporting.report import ReportData
+from sedet.settings import save_config
 from tests import tiny
 from tests.exporting.test_graph import network, picture
+from tests.training import runs
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -209,7 +213,7 @@ def test_int8_needs_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: None if n == "onnxscript" else there(n, *a))
-    with pytest.raises(SedetError, match=r"onnxscript is not installed; pip install 'sedet\[export\]'"):
+    with pytest.raises(SedetError, match="onnxscript is not installed: pip install onnx onnxscript onnxruntime"):
         export(saved(tmp_path))
 
 
@@ -248,15 +252,36 @@ def test_agreement_with_nothing() -> None:
 
 
 def test_a_runs_own_data_are_found(tmp_path: Path) -> None:
-    from sedet.settings import save_config
-
     config = replace(tiny.config(tmp_path / "data", tmp_path / "run"))
     tiny.dataset(tmp_path / "data")
     (tmp_path / "run").mkdir()
     save_config(config, tmp_path / "run" / "config.yaml")
-    own = run_data(tmp_path / "run")
-    assert Path(own["val"]).exists() and own["unlabeled"]
-    assert run_data(tmp_path / "run" / "best.safetensors") == own and run_data(tmp_path) == {}
+    own = run_data(tmp_path / "run", ("red", "blue"))
+    assert own.val is not None and len(own.val) and own.pool
+    assert run_data(tmp_path / "run" / "best.safetensors", ("red", "blue")).pool == own.pool
+    assert run_data(tmp_path, ()) == ReportData(None, None)
+
+
+@pytest.mark.parametrize("left", ["val", "held out", "unlabelled", "labelled", "nothing"])
+def test_without_images_the_runs_own_are_compared_best_first(
+    left: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = runs.data(tmp_path, labeled=30 if left == "held out" else 6)
+    if left != "val":
+        config = replace(config, val=None)
+    if left in ("labelled", "nothing"):
+        config = replace(config, unlabeled=(), method="supervised")
+    if left == "nothing":
+        shutil.rmtree(tmp_path / "labeled")
+    (tmp_path / "run").mkdir()
+    save_config(config, tmp_path / "run" / "config.yaml")
+    own = run_data(tmp_path / "run", runs.CLASSES)
+    on, seen, table = own_images(own, 64)
+    said = {"unlabelled": "unlabelled", "labelled": "labelled ones", "nothing": "noise"}.get(left, "val")
+    number = {"val": 3, "held out": 6, "unlabelled": 5, "labelled": 6, "nothing": 4}[left]
+    assert said in on and len(seen) == number
+    assert (table is not None) == (left in ("val", "held out"))
+    assert ("compared on noise" in caplog.text) == (left == "nothing")
 
 
 def test_noise_is_the_same_each_time() -> None:

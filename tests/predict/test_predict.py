@@ -14,7 +14,7 @@ from PIL import Image
 
 from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError, DataError
-from sedet.predict import predict_sources
+from sedet.predict import PredictSummary, predict_sources
 from sedet.predictor import Predictor
 from sedet.reporting.draw import class_colour
 
@@ -227,3 +227,11 @@ def test_odd_file_names(red: Predictor, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "predictions.jsonl").read_text())["image"] == name
     with (tmp_path / "out" / "predictions.csv").open(newline="", encoding="utf-8") as file:
         assert next(iter(csv.DictReader(file)))["image"] == name
+
+
+@pytest.mark.parametrize(
+    ("images", "seconds", "said"),
+    [(2, 50.0, "(50.0 s, 25000 ms an image)"), (100, 20.0, "200 ms an image, 5.0 images/s"), (1000, 4.0, "4.0 ms an")],
+)
+def test_the_speed_of_slow_and_quick_detectors(images: int, seconds: float, said: str) -> None:
+    assert said in str(PredictSummary(images, 0, 0.3, (), seconds, ()))

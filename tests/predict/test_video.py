@@ -65,6 +65,8 @@ def test_a_turned_video_is_seen_upright(tmp_path: Path) -> None:
         container.mux(stream.encode())
     pixels = next(frames(path)).pixels
     assert pixels.shape == (64, 48, 3)
+    # Turned by 90 degrees against the clock, what was at the left is at the bottom.
+    assert pixels[-12:].mean() > 230 and pixels[:-20].mean() < 25
 
 
 def test_broken_videos(tmp_path: Path) -> None:

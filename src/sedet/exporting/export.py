@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from sedet.data.formats import read_table
 from sedet.data.images import read_image
 from sedet.data.sources import find_images
+from sedet.data.table import AnnotationTable
 from sedet.data.views import plain_view
 from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError, DataError, ImageError, SedetError
@@ -26,11 +28,14 @@ from sedet.exporting.session import ExportedPredictor, OnnxSession, Session, Tor
 from sedet.files import naming, unwritable, write_atomically
 from sedet.predict import LARGEST_SIDE, evaluate
 from sedet.predictor import Pixels, Predictor, check_score, load
+from sedet.reporting.report import ReportData, read_report_data
 from sedet.settings import load_config
 
 CHECK_IMAGES = 32
 """Images that both are compared on, at most."""
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
+
+log = logging.getLogger("sedet")
 
 
 @dataclass(frozen=True)
@@ -109,9 +114,9 @@ def export(
     path = checked_options(detector, out, format, precision, score, max_detections, overwrite)
     predictor = load(detector, "cpu")
     score = predictor.score if score is None else score
-    run = run_data(Path(detector)) if not (data or sources) else {}
-    data, data_images = data or run.get("val"), data_images or run.get("val_images")
     table = read_table(data, images=data_images, split=split) if data is not None else None
+    wanted = not sources and (precision == "int8" or (check and table is None))
+    own = run_data(Path(detector), predictor.classes) if wanted else ReportData(None, None)
 
     deployed = Deployed(predictor.model, predictor.image_size, score, max_detections, half=precision == "fp16")
     facts = facts_of(predictor, format, precision, score, max_detections)
@@ -119,35 +124,33 @@ def export(
     if format == "onnx":
         model = to_onnx(deployed)
         if precision == "int8":
-            model = quantized(model, calibration(sources or run.get("unlabeled", [])))
+            model = quantized(model, calibration(find_images(sources) if sources else own.pool))
         content = finished(model, facts)
         session = OnnxSession(content)
     else:
         content = to_torch_export(deployed, facts)
         session = TorchExportSession(content)
-    same, own, seconds, ap, on = None, None, None, None, "not compared with PyTorch"
+    same, resized, seconds, ap, on = None, None, None, None, "not compared with PyTorch"
     if check:
         exported = ExportedPredictor(predictor, session)
         if table is not None:
-            on = str(table.source)
-            given = readable([e.path for e in table.images], [e.use_exif for e in table.images])
+            on, seen = str(table.source), first(of_table(table))
         elif sources:
-            on, given = ", ".join(sources), readable(find_images(sources))
+            on, seen = ", ".join(sources), first(readable(find_images(sources)))
         else:
-            on, given = "noise (give --images or --data)", noise(predictor.image_size)
-        seen = list(islice(given, CHECK_IMAGES))
-        on = f"{len(seen)} images of {on}" if table is not None or sources else on
+            on, seen, table = own_images(own, predictor.image_size)
+        on = f"{len(seen)} images of {on}"
         shrunk = [plain_view(image, predictor.image_size).image.permute(1, 2, 0).numpy() for image in seen]
         same, _ = compared(predictor, exported, shrunk, score, max_detections)
         judge(same, precision)
-        own, seconds = compared(predictor, exported, seen, score, max_detections)
-        if table is not None:
+        resized, seconds = compared(predictor, exported, seen, score, max_detections)
+        if table is not None and table.class_counts().sum():
             both = [evaluate(p, table, batch=1).ap for p in (predictor, exported)]
             ap = (both[0], both[1])
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
-    return Exported(path, facts, len(content), same, own, on, seconds, ap)
+    return Exported(path, facts, len(content), same, resized, on, seconds, ap)
 
 
 def checked_options(
@@ -203,36 +206,54 @@ def facts_of(predictor: Predictor, format: str, precision: str, score: float, mo
     }
 
 
-def run_data(detector: Path) -> dict[str, Any]:
-    """The run's own val and unlabelled images, as far as its config.yaml is there and leads to them."""
+def run_data(detector: Path, classes: Sequence[str]) -> ReportData:
+    """The run's own data, as far as its config.yaml is there and leads to them."""
     file = (detector if detector.is_dir() else detector.parent) / "config.yaml"
     if not file.is_file():
-        return {}
+        return ReportData(None, None)
     try:
-        config = load_config(file)
-    except SedetError:
-        return {}
-    found: dict[str, Any] = {}
-    if config.val is not None and Path(config.val).exists():
-        found |= {"val": config.val, "val_images": config.val_images}
-    if config.unlabeled and all(Path(source).exists() for source in config.unlabeled):
-        found["unlabeled"] = list(config.unlabeled)
-    return found
+        return read_report_data(load_config(file), classes)
+    except SedetError as error:
+        return ReportData(None, None, problems=(str(error),))
 
 
-def calibration(sources: Sequence[str]) -> Iterator[Pixels]:
-    """Images to calibrate on, spread evenly over the sources' files.
+def own_images(own: ReportData, image_size: int) -> tuple[str, list[Pixels], AnnotationTable | None]:
+    """What to check on if nothing is given: what it is, images, and labels to judge by.
+
+    The run's val images, or those held out for them; else its unlabelled ones; else those learnt from.
+    """
+    if own.val is not None and (seen := first(of_table(own.val))):
+        return f"the run's val ({own.val.source})", seen, own.val
+    for problem in own.problems:
+        log.warning("%s", problem)
+    if seen := first(readable(own.pool)):
+        return "the run's unlabelled ones", seen, None
+    if own.labeled is not None and (seen := first(of_table(own.labeled))):
+        return f"the run's labelled ones ({own.labeled.source})", seen, None
+    log.warning("No image of the run can be read: the export is compared on noise, which says little. Give --images")
+    return "noise (give --images or --data)", list(noise(image_size)), None
+
+
+def first(images: Iterable[Pixels]) -> list[Pixels]:
+    return list(islice(images, CHECK_IMAGES))
+
+
+def of_table(table: AnnotationTable) -> Iterator[Pixels]:
+    return readable([e.path for e in table.images], [e.use_exif for e in table.images])
+
+
+def calibration(paths: Sequence[Path]) -> Iterator[Pixels]:
+    """Images to calibrate on, spread evenly over the files.
 
     Raises:
-        ConfigError: there are no sources.
+        ConfigError: there are no files.
         DataError: none of the images can be read.
     """
-    if not sources:
+    if not paths:
         raise ConfigError("int8 needs images to calibrate on, like those it will see: give --images FOLDER")
-    paths = find_images(list(sources))
     picked = paths[:: max(1, len(paths) // CALIBRATION_IMAGES)]
     if next(readable(picked), None) is None:
-        raise DataError("no image can be read", ", ".join(sources), "Give --images a folder of images")
+        raise DataError("no image can be read", picked[0].parent, "Give --images a folder of images")
     return islice(readable(picked), CALIBRATION_IMAGES)
 
 

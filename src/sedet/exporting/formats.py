@@ -139,7 +139,7 @@ def need(*packages: str) -> None:
 
     for name in packages:
         if importlib.util.find_spec(name) is None:
-            raise SedetError(f"{name} is not installed; pip install 'sedet[export]' brings it")
+            raise SedetError(f"{name} is not installed: pip install onnx onnxscript onnxruntime")
 
 
 @contextlib.contextmanager
