@@ -129,3 +129,13 @@ def test_verdict_says_when_the_guard_shipped_the_labels_alone() -> None:
     said = verdict(made(guard=True, ship=15.5, shipped_step=2))
     assert said.notes[0].startswith("The guard ships the detector of the labels alone")
     assert said.scores[-1].where == "labels alone, step 2: no later teacher was better"
+
+
+def test_an_ap_that_is_not_a_number_is_no_verdict() -> None:
+    nan, config = math.nan, made().config
+    rows = ({"step": 2.0, "teacher_ap": nan, "student_ap": nan}, {"step": 4.0, "teacher_ap": nan, "student_ap": nan})
+    run = RunFolder(Path("run"), config, rows, {"step": 4, "metrics": {"ap": nan}})
+    said = verdict(run)
+    assert said.headline.endswith("the validation images show no object to find.") and not said.scores
+    half = RunFolder(Path("run"), config, (rows[0], made().rows[1]), None)
+    assert "nan" not in str(verdict(half)), "the end of the burn-in is not known"
