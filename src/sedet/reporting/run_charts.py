@@ -196,7 +196,9 @@ def _burn_in_row(run: RunFolder | None) -> dict[str, float] | None:
     if run is None or not run.burn_in:
         return None
     row = next((row for row in run.judged if row["step"] == run.burn_in), None)
-    return None if row is None or run.step <= run.burn_in else row
+    if row is None or run.step <= run.burn_in or row["teacher_ap"] < row.get("student_ap", -math.inf):
+        return None
+    return row
 
 
 def error_chart(judged: Judged) -> Chart:
