@@ -112,6 +112,7 @@ def test_other_data_are_told_from_the_runs_own(run: Path, tmp_path: Path) -> Non
     assert f"the run's own validation images: {settings(run).val}." in text and "Shipped, on other data" in text
     assert f"{other}: Only 6 images to judge by" in text
     assert "judged by (not the run's own)" in text and "end of burn-in" not in page
+    assert "that are not the defaults" not in text, "what the plan filled in is among them"
     assert "Shipped, on other data" not in report(run, device="cpu").read_text(encoding="utf-8")
 
 
