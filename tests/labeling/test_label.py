@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from sedet.labeling.look import half_size
 from sedet.labeling.progress import duration, progress_line
 from sedet.labeling.shards import read_records
 from sedet.predictor import Predictor, load
+from sedet.training.run import train
 from tests import tiny
 from tests.predict.scenes import save, scene
+from tests.training import runs
 
 ALL = ("coco", "yolo", "voc", "label-studio", "cvat")
 
@@ -167,6 +170,17 @@ def test_a_real_detector_measures_ranks_and_picks(tmp_path: Path, capsys: pytest
     predictor = load(run, "cpu")
     (half,) = half_size(predictor, [np.asarray(scene(128, 96))], 0.1, 100)
     assert len(half) and float(half.boxes[:, 2].max()) > 64, "in pixels of the image, not of the half view"
+
+
+def test_training_leaves_the_student_that_ranking_compares_with(tmp_path: Path) -> None:
+    config = runs.data(tmp_path)
+    train(config)
+    label(tmp_path / "run", config.unlabeled, tmp_path / "out", score=0.001, device="cpu")
+    with (tmp_path / "out" / "ranking.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5 and all(row["teacher_student"] for row in rows)
+    train(replace(runs.supervised(config), out=str(tmp_path / "twin")))
+    assert not (tmp_path / "twin" / "student.safetensors").exists(), "nothing was taught but by labels"
 
 
 def test_nothing_to_label(red: Predictor, detector: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from sedet.detectors.regions import Detections
 from sedet.labeling.listing import write_list
 from sedet.labeling.measures import disagreement, greedy_pairs, pairwise_iou, uncertainty
-from sedet.labeling.ranking import greedy_order, percentiles, priorities, rank_images
+from sedet.labeling.ranking import _offsets, greedy_order, percentiles, priorities, rank_images
 from sedet.labeling.shards import Box, Record, write_shard
 
 
@@ -75,6 +75,12 @@ def test_what_is_alike_is_taken_late() -> None:
     assert diversity == pytest.approx([1, 0, 1, np.sqrt(2) / 2])
     order, _ = greedy_order(np.array([0.2, 0.9, 0.5]), np.zeros((3, 0)), picks=2)
     assert order.tolist() == [1, 2, 0]
+
+
+def test_places_of_names_are_read_one_by_one(tmp_path: Path) -> None:
+    write_list(tmp_path / "images.txt", iter(["a", "bc"]))
+    places = _offsets(tmp_path / "images.txt")
+    assert next(places) == 0 and next(places) == len('"a"\n')
 
 
 def test_ranking_file(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from sedet.config import TrainConfig
 from sedet.data.table import AnnotationTable, Objects
 from sedet.detectors.regions import Detections
 from sedet.evaluation.pairs import pair
+from sedet.reporting.charts import SIZE, bars
 from sedet.reporting.judged import confusion_matrix, judge, most_confused
+from sedet.reporting.run_charts import curve_charts
 from sedet.reporting.run_folder import RunFolder, verdict
 from sedet.reporting.sections import matrix_rows, sweep_rows
 from tests.evaluation.cases import make_detections, make_table
@@ -67,13 +70,31 @@ def test_curves_and_best_score_by_hand(case: tuple[AnnotationTable, list[Detecti
     assert at[0.5][1:] == [pytest.approx(1 / 3, abs=1e-4), 0.25, 3.0]
     rows = matrix_rows(judged)
     assert rows.columns == ("class 0", "class 1", "class 2", "missed")
-    assert [row[1] for row in rows.rows] == [2, 1, 1, 1] and rows.rows[0][2][0] == (1, 0.5)
+    assert (
+        [row[1] for row in rows.rows] == [2, 1, 1, 1]
+        and rows.rows[-1][0] == "left over"
+        and rows.rows[0][2][0] == (1, 0.5)
+    )
 
 
 def test_equal_scores_are_cut_together() -> None:
     table = make_table([Objects.build([A], [0])])
     judged = judge(table, [make_detections([A, B], [0.5, 0.5], [0, 0])], 0.3)
     assert judged.classes[0].precision == 0.5
+
+
+def test_classes_without_detections_are_no_curves_and_the_caption_says_so() -> None:
+    table = make_table([Objects.build([A, B, C, D], [0, 0, 0, 1])])
+    curves = curve_charts(judge(table, [make_detections([D], [0.5], [1])], 0.3))
+    assert "1 of 2 classes: those with the most objects and any detection." in curves[0].description
+
+
+def test_the_label_below_bars_with_long_names_is_in_the_middle_of_the_drawing() -> None:
+    drawn = bars("t", ["a very long name of a class (1)"], [("AP", [1.0])], x_label="below the bars").svg
+    found = re.search(r"<text([^>]*)>below the bars</text>", drawn)
+    assert found is not None and "middle" in found[1]
+    place = re.search(r'(?: x="|translate\()([\d.]+)', found[1])
+    assert place is not None and abs(float(place[1]) - 72 * SIZE[0] / 2) < 1
 
 
 def test_nothing_found_at_all() -> None:
@@ -129,3 +150,13 @@ def test_verdict_says_when_the_guard_shipped_the_labels_alone() -> None:
     said = verdict(made(guard=True, ship=15.5, shipped_step=2))
     assert said.notes[0].startswith("The guard ships the detector of the labels alone")
     assert said.scores[-1].where == "labels alone, step 2: no later teacher was better"
+
+
+def test_an_ap_that_is_not_a_number_is_no_verdict() -> None:
+    nan, config = math.nan, made().config
+    rows = ({"step": 2.0, "teacher_ap": nan, "student_ap": nan}, {"step": 4.0, "teacher_ap": nan, "student_ap": nan})
+    run = RunFolder(Path("run"), config, rows, {"step": 4, "metrics": {"ap": nan}})
+    said = verdict(run)
+    assert said.headline.endswith("the validation images show no object to find.") and not said.scores
+    half = RunFolder(Path("run"), config, (rows[0], made().rows[1]), None)
+    assert "nan" not in str(verdict(half)), "the end of the burn-in is not known"

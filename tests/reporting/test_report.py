@@ -15,8 +15,11 @@ from sedet.data.formats import read_table
 from sedet.errors import ConfigError, SedetError
 from sedet.reporting import report as module
 from sedet.reporting.gallery import Budget, error_gallery
+from sedet.reporting.judged import judge
 from sedet.reporting.page import breakable, environment, short
 from sedet.reporting.report import report
+from sedet.reporting.run_charts import part_charts
+from sedet.reporting.run_folder import read_run
 from sedet.settings import save_config
 from sedet.training.run import train
 from tests.evaluation.cases import make_detections
@@ -100,6 +103,27 @@ def test_a_run_whose_data_have_moved_has_a_report(run: Path, tmp_path: Path) -> 
     assert page.count("gone") >= 3 and "cannot be read" in page and 'id="quality"' not in page
     elsewhere = report(other, data=settings(run).val, out=tmp_path / "x.html", device="cpu")
     assert 'id="quality"' in elsewhere.read_text(encoding="utf-8")
+
+
+def test_other_data_are_told_from_the_runs_own(run: Path, tmp_path: Path) -> None:
+    other = str(Path(settings(run).labeled))
+    page = report(run, data=other, out=tmp_path / "x.html", device="cpu").read_text(encoding="utf-8")
+    text = "".join(Reader(page).text)
+    assert f"the run's own validation images: {settings(run).val}." in text and "Shipped, on other data" in text
+    assert f"{other}: Only 6 images to judge by" in text
+    assert "judged by (not the run's own)" in text and "end of burn-in" not in page
+    assert "that are not the defaults" not in text, "what the plan filled in is among them"
+    assert "Shipped, on other data" not in report(run, device="cpu").read_text(encoding="utf-8")
+
+
+def test_sizes_at_the_end_of_the_burn_in_are_those_of_the_detector_that_went_on(run: Path) -> None:
+    table = read_table(settings(run).val or "")
+    judged = judge(table, [make_detections([[0, 0, 9, 9]], [0.5], [0])] * len(table), 0.3)
+    folder = read_run(run)
+    groups = [chart.columns for chart in part_charts(judged, folder)]
+    assert ("", "shipped") in groups, "the student was the better one"
+    better = replace(folder, rows=tuple(row | {"student_ap": 1.0} for row in folder.rows))
+    assert ("", "end of burn-in", "shipped") in [chart.columns for chart in part_charts(judged, better)]
 
 
 def test_an_interrupted_run_has_a_report(run: Path, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def label(
     ``shards``, JSON lines as of ``sedet predict --format jsonl``. Finished shards are skipped by a later call, so
     that an interrupted one goes on; other settings are refused. An image that cannot be read is reported (a log
     warning), kept as such in its shard, and left out of everything else. Memory does not grow with the number of
-    images, but for some 50 bytes an image for the ranking, and the names of the largest folder.
+    images, but for some 150 bytes an image for the ranking, and the names of the largest folder.
 
     Args:
         detector: detector file, or a run's folder.

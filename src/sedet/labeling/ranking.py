@@ -17,7 +17,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -137,7 +137,7 @@ def _write(
     diversity: NDArray[np.float64],
 ) -> None:
     listing, path = out / "images.txt", out / "ranking.csv"
-    offsets = np.fromiter(_offsets(listing), dtype=np.int64)
+    offsets = np.fromiter(_offsets(listing), dtype=np.int64)  # a list of them would take 5 times as much
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with naming(path):
         try:
@@ -159,10 +159,9 @@ def _write(
             temporary.unlink(missing_ok=True)
 
 
-def _offsets(path: Path) -> list[int]:
-    found, position = [], 0
+def _offsets(path: Path) -> Iterator[int]:
+    position = 0
     with path.open("rb") as file:
         for line in file:
-            found.append(position)
+            yield position
             position += len(line)
-    return found

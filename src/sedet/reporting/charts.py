@@ -251,7 +251,8 @@ def bars(
         if least < 0:
             axes.axvline(0, color=MUTED, linewidth=0.9)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel(x_label)
+        # long names leave the axes too little room to centre it on them
+        figure.supxlabel(x_label, fontsize=_STYLE["font.size"], color=MUTED)
         if len(groups) > 1:
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(groups))
         drawn = _draw(figure, title, description)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from sedet.reporting import run_charts
 from sedet.reporting.gallery import LEAST_SCORE, Budget, class_key, error_gallery, pseudo_gallery
 from sedet.reporting.judged import Judged, judge
 from sedet.reporting.page import render
-from sedet.reporting.run_folder import RunFolder, read_run, twin_of, verdict
+from sedet.reporting.run_folder import RunFolder, Score, Verdict, read_run, twin_of, verdict
 from sedet.reporting.sections import judged_values, maker_rows, setting_rows
 
 REPORT = "report.html"
@@ -40,12 +40,14 @@ class ReportData:
     Attributes:
         labeled: what was learnt from; val: what is judged by, in the detector's classes; pool: unlabelled images.
         problems: why something is missing, a line each.
+        foreign: ``val`` is not what the run was judged by while it trained.
     """
 
     labeled: AnnotationTable | None
     val: AnnotationTable | None
     pool: tuple[Path, ...] = ()
     problems: tuple[str, ...] = ()
+    foreign: bool = False
 
 
 def report(
@@ -96,7 +98,7 @@ def report(
         table, _ = clean(agreed_classes(read_table(data, images, split or "val"), predictor.classes))
         if not len(table):
             raise DataError("there are no images to judge by", table.source, "Give labelled data")
-        found = ReportData(found.labeled, table, found.pool, found.problems)
+        found = replace(found, val=table, foreign=True)
     write_report(run, found, predictor, target, twin=other, batch=batch, progress=progress)
     return target
 
@@ -126,20 +128,25 @@ def write_report(
                 judged = judge(table, found, predictor.score)
                 gallery = error_gallery(table, found, predictor.score, budget)
             if len(table) < len(data.val):
-                problems.append(f"{len(data.val) - len(table)} validation images could not be read and are left out.")
+                problems.append(f"{len(data.val) - len(table)} images to judge by could not be read and are left out.")
         elif data.val is None:
             problems.append("There are no validation labels, so the detector's answers are not judged.")
         pictures = pseudo_gallery(predictor, data.pool, budget, batch=batch)
+    said = verdict(run, twin)
+    values = judged_values(judged, gallery, None if data.foreign else run)
+    if data.foreign and judged is not None:
+        said = with_foreign(said, run.config, judged)
+        values["few"] = values["few"] and f"{judged.table.source}: {values['few']}"
     page = render(
         "run.html",
         kind="Training run",
         title=run.path.name or str(run.path),
         subtitle=subtitle(run),
-        verdict=verdict(run, twin),
+        verdict=said,
         finished=run.finished,
         problems=problems,
         training=run_charts.training_charts(run),
-        **judged_values(judged, gallery, run),
+        **values,
         pseudo=pictures,
         pseudo_classes=() if predictor is None else predictor.classes,
         pseudo_key=class_key(pictures, () if predictor is None else predictor.classes),
@@ -192,6 +199,14 @@ def read_report_data(config: TrainConfig, classes: Sequence[str]) -> ReportData:
     return ReportData(labeled, val, pool, tuple(problems))
 
 
+def with_foreign(said: Verdict, config: TrainConfig, judged: Judged) -> Verdict:
+    """A verdict with the AP on data that are not the run's own, and the name of those that are."""
+    scores = (*said.scores, Score("Shipped, on other data", judged.metrics.ap, judged.table.source))
+    val = config.val or f"the images held out of {config.labeled}"
+    notes = (f"All but the score on other data are of the run's own validation images: {val}.", *said.notes)
+    return replace(said, scores=scores, notes=notes if said.scores else said.notes)
+
+
 def subtitle(run: RunFolder) -> str:
     config = run.config
     parts = [config.method, config.detector, config.backbone or "", f"{config.image_size} px"]
@@ -201,7 +216,8 @@ def subtitle(run: RunFolder) -> str:
 def data_rows(data: ReportData) -> list[tuple[str, ...]]:
     """Name, images, boxes, boxes an image, and the median side of a box, of each part of the data."""
     rows: list[tuple[str, ...]] = []
-    for name, table in (("labelled", data.labeled), ("validation", data.val)):
+    judged_by = "judged by (not the run's own)" if data.foreign else "validation"
+    for name, table in (("labelled", data.labeled), (judged_by, data.val)):
         if table is None:
             continue
         boxes = int(table.class_counts().sum())

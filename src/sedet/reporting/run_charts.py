@@ -116,6 +116,9 @@ def curve_charts(judged: Judged) -> list[Chart]:
     series = [curve, *(Series(c.name, c.recalls, c.precisions) for c in shown if len(judged.classes) > 1)]
     dots = [] if best is None else [("best F1", best.recall, best.precision)]
     more = len([c for c in judged.classes if c.objects]) - len(shown)
+    which = ", by class."
+    if more > 0:
+        which = f"; {len(shown)} of {more + len(shown)} classes: those with the most objects and any detection."
     charts = [
         lines(
             "Precision over recall",
@@ -123,7 +126,7 @@ def curve_charts(judged: Judged) -> list[Chart]:
             x_label="recall",
             y_label="precision",
             description="At IoU 0.5"
-            + (f"; of {len(judged.classes)} classes those with the most objects." if more > 0 else ", by class.")
+            + which
             + ("" if best is None else f" The circle is the best F1 of all classes, at score {best.threshold:g}."),
             x_range=(0, 1.02),
             y_range=(0, 1.03),
@@ -169,8 +172,8 @@ def part_charts(judged: Judged, run: RunFolder | None) -> list[Chart]:
                 "AP by class",
                 [f"{c.name} ({c.objects})" for c in shown],
                 [("AP50", [c.ap50 for c in shown]), ("AP", [c.ap for c in shown])],
-                x_label="percent points (objects in brackets)",
-                description=f"The weakest class is {low.name} with AP {low.ap:.1f}.",
+                x_label="percent points",
+                description=f"The weakest class is {low.name} with AP {low.ap:.1f}. In brackets: objects.",
             )
         )
     sizes = ("small", "medium", "large")
@@ -196,7 +199,9 @@ def _burn_in_row(run: RunFolder | None) -> dict[str, float] | None:
     if run is None or not run.burn_in:
         return None
     row = next((row for row in run.judged if row["step"] == run.burn_in), None)
-    return None if row is None or run.step <= run.burn_in else row
+    if row is None or run.step <= run.burn_in or row["teacher_ap"] < row.get("student_ap", -math.inf):
+        return None
+    return row
 
 
 def error_chart(judged: Judged) -> Chart:

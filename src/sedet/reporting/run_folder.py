@@ -48,8 +48,8 @@ class RunFolder:
 
     @property
     def judged(self) -> list[dict[str, float]]:
-        """The rows with an evaluation."""
-        return [row for row in self.rows if "teacher_ap" in row]
+        """The rows with an evaluation that told an AP: without objects to find there is none."""
+        return [row for row in self.rows if not math.isnan(row.get("teacher_ap", math.nan))]
 
     @property
     def burn_in(self) -> int:
@@ -151,6 +151,8 @@ def verdict(run: RunFolder, twin: RunFolder | None = None) -> Verdict:
     learns = learns_unlabeled(config)
     if not judged:
         why = "there are no validation labels" if config.val is None else "no evaluation was reached"
+        if any("teacher_ap" in row for row in run.rows):
+            why = "the validation images show no object to find"
         headline = f"Nothing is known of this detector's quality: {why}."
         return Verdict(headline, None, (), tuple(_state(run)))
     last = judged[-1]
@@ -220,7 +222,7 @@ def _shipped_score(run: RunFolder, last: dict[str, float]) -> Score | None:
         return None
     metrics, step = run.shipped.get("metrics"), run.shipped.get("step")
     ap = metrics.get("ap") if isinstance(metrics, dict) else None
-    if not isinstance(ap, (int, float)):
+    if not isinstance(ap, (int, float)) or math.isnan(ap):
         return None
     if not run.config.guard:
         which = f"the last teacher (no guard), step {step}"

@@ -82,12 +82,13 @@ def matrix_rows(judged: Judged) -> Matrix:
     for row in [*kept, n]:
         total = int(counts[row].sum())
         cells = tuple((int(counts[row, c]), counts[row, c] / total if total else 0.0) for c in [*kept, n])
-        rows.append((classes[row] if row < n else "background", total, cells))
+        rows.append((classes[row] if row < n else "left over", total, cells))
     return Matrix((*(classes[c] for c in kept), "missed"), tuple(rows), len(seen) - len(kept))
 
 
 def setting_rows(config: TrainConfig, changed: bool = False) -> list[tuple[str, str, str]]:
-    """Name, value and meaning of each setting; ``changed``: of those that are not the defaults.
+    """Name, value and meaning of each setting; ``changed``: of those that differ from what the code has, which in a
+    run are also those that its plan filled in.
 
     Groups of methods that were not used are left out.
     """

@@ -233,6 +233,9 @@ def _train(config: TrainConfig, resume: Path | None, held: ExitStack) -> Outcome
         if not over:
             album.finish(training, out / "best.safetensors")
             record_cost(log, expected, spent, probe.peak_memory(fabric.device))
+        if speaks and outcome.finished and method.uses_unlabeled:  # sedet label measures how far the two are apart
+            size = complete.image_size or 0
+            save_detector(out / "student.safetensors", student, data.labeled.classes, size, {})
         if speaks and config.report and outcome.finished and not over:
             write_run_report(out, data, judge.batch if judge is not None else batch, str(fabric.device), log.say)
     except KeyboardInterrupt:
