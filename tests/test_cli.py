@@ -139,6 +139,7 @@ def test_every_setting_is_a_flag() -> None:
         (["--labled", "x"], "unknown flag --labled. Did you mean --labeled?"),
         (["--sed.gama=2"], "unknown flag --sed.gama. Did you mean --sed.gamma?"),
         (["--gamma", "2"], "unknown flag --gamma. Did you mean --sed.gamma?"),
+        (["--epochs", "3"], "unknown flag --epochs. sedet counts updates, not epochs: give --steps"),
         (["--lr", "2"], "unknown flag --lr. Did you mean --rate?"),
         (["--no-sed.scale"], "unknown flag --no-sed.scale. Did you mean --sed.no-scale?"),
         (["--no-gaurd"], "unknown flag --no-gaurd. Did you mean --no-guard?"),

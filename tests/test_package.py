@@ -54,7 +54,7 @@ def test_what_the_errors_say_to_install_is_what_the_extra_brings(extra: str) -> 
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     wanted = {re.split("[<>=]", package)[0] for package in extras[extra]}
     if extra == "weights":
-        assert wanted <= set(backbones._WEIGHT_PACKAGES.values())
+        assert wanted <= set(backbones.WEIGHT_PACKAGES.values())
     else:
         source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
         assert wanted in [set(found.split()) for found in re.findall("pip install ([a-z ]+)", source)]

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 from sedet.errors import ConfigError
-from sedet.settings import coerce, field_docs, hints, is_group, nearest
+from sedet.settings import coerce, field_docs, hints, is_group, meant, nearest
 
 if TYPE_CHECKING:
     from tyro.constructors import StructConstructorSpec, StructTypeInfo
@@ -95,7 +95,7 @@ def _unknown(typed: str, known: dict[str, Flag]) -> NoReturn:
     if name.startswith("no_"):  # "--no-sed.scale" for "--sed.no-scale"
         switches = {flag.name: flag.off for flag in known.values() if flag.off}
         spelled = switches.get(nearest(name[3:], switches) or "", spelled)
-    raise ConfigError(f"unknown flag {typed}. " + (f"Did you mean {spelled}?" if spelled else "See --help"))
+    raise ConfigError(f"unknown flag {typed}. " + (meant(typed, spelled) if spelled else "See --help"))
 
 
 def parse(cls: type[Options], argv: Sequence[str], prog: str, default: Options | None = None) -> Options:

@@ -143,7 +143,7 @@ class CheckOptions:
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """Draw a data set, train supervised and SED on it, and show what SED gained. No download.
+    """Draw a data set, train supervised and SED on it, and show what SED gained. Nothing is downloaded.
 
     sedet demo
     """

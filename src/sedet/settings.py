@@ -120,6 +120,13 @@ def names(cls: type, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def meant(text: str, near: str) -> str:
+    """What to say of an unknown name ``text`` (a flag or a key), spelled ``near`` where it is known."""
+    if "epochs" in text and near.lstrip("-") == "steps":
+        return f"sedet counts updates, not epochs: give {near}"
+    return f"Did you mean {near if near.startswith('-') else repr(near)}?"
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that was probably meant, or None."""
     known = list(known)
@@ -280,7 +287,7 @@ def _merge(base: Options, data: Mapping[str, Any], prefix: str, where: Callable[
         key = f"{prefix}{raw}"
         if name not in known or (rest and not is_group(known[name])):
             near = nearest(key, names(TrainConfig))
-            hint = f"Did you mean '{near}'?" if near else "'sedet train --help' lists all settings"
+            hint = meant(key, near) if near else "'sedet train --help' lists all settings"
             raise ConfigError(f"{where(key)}unknown setting '{key}'. {hint}")
         if is_group(known[name]):
             group = changes.get(name, getattr(base, name))

@@ -48,7 +48,7 @@ def test_what_cannot_be_read_is_an_error_line_and_no_exception(tmp_path: Path) -
     ):
         report = check_data(source)
         assert not report.ok and word in texts(report, "error")[0]
-        assert report.lines()[-1] == "1 errors, 0 warnings: training would not start"
+        assert report.lines()[-1] == "1 error, 0 warnings: training would not start"
     report = check_data(good(tmp_path / "a"), ["nowhere"], tmp_path / "nothing")
     assert len(texts(report, "error")) == 2
 

@@ -173,7 +173,7 @@ def test_coco_tells_every_malformed_entry(tmp_path: Path) -> None:
     data["annotations"][2]["iscrowd"] = "x"
     data["annotations"][4]["image_id"] = 99
     told = found(write(path, data))
-    parts = ("annotation 0", "annotation 1", "annotation 2", "image_id int '99'")
+    parts = ("annotation 0", "annotation 1", "annotation 2", "image_id 99")
     assert all(part in line for part, line in zip(parts, told, strict=True))
     data["images"] += [{"id": 50}, {"id": 10, "file_name": "000.png"}, {"id": 51, "file_name": "../x.png"}]
     data["categories"].append({"id": "a"})
@@ -181,11 +181,11 @@ def test_coco_tells_every_malformed_entry(tmp_path: Path) -> None:
     # what refers to a malformed image or class is no error of its own
     assert [line.split(":")[0].split(", ")[1] for line in told] == [
         "category 3",
-        "image 2 (id int '50')",
-        "image 3 (id int '10')",
-        "image 4 (id int '51')",
-        "annotation 0 (id int '1')",
-        "annotation 2 (id int '3')",
+        "image 2 (id 50)",
+        "image 3 (id 10)",
+        "image 4 (id 51)",
+        "annotation 0 (id 1)",
+        "annotation 2 (id 3)",
     ]
 
 
@@ -194,3 +194,17 @@ def test_coco_flags_written_as_text(tmp_path: Path) -> None:
     data = json.loads(path.read_text())
     data["annotations"][0]["iscrowd"], data["annotations"][1]["iscrowd"] = "0", "1"
     assert read_table(write(path, data)).objects[0].crowd.tolist() == [False, True]
+
+
+def test_coco_ids_written_as_floats(tmp_path: Path) -> None:
+    path = coco(tmp_path, [[(3, [0, 0, 5, 5])], []])
+    data = json.loads(path.read_text())
+    for entry in (*data["images"], *data["categories"], *data["annotations"]):
+        entry |= {key: float(entry[key]) for key in ("id", "image_id", "category_id") if key in entry}
+    table = read_table(write(path, data))
+    assert [len(o) for o in table.objects] == [1, 0] and all(type(i.id) is int for i in table.images)
+    assert all(type(i) is int for i in table.category_ids)
+    data["annotations"][0]["image_id"] = 1.5
+    fails("key 'image_id' is 1.5, which is no id", write(path, data))
+    del data["annotations"][0]["image_id"]
+    fails("key 'image_id' is missing", write(path, data))

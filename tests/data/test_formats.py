@@ -149,3 +149,13 @@ def test_names_too_long_are_missing_files(tmp_path: Path) -> None:
     write(tmp_path / "b" / "ImageSets" / "Main" / "train.txt", "x" * 5000)
     fails("do not exist", tmp_path / "b", split="train")
     fails("cannot be read|no such file", "x" * 5000)
+
+
+def test_a_broken_data_yaml_is_told_by_its_folder_too(tmp_path: Path) -> None:
+    for text, match in (
+        ("train: [a\nval: b\n", r"data\.yaml: broken YAML at line 2"),
+        ("train: a\n", "no list 'names'"),
+    ):
+        file = write(tmp_path / "data.yaml", text)
+        fails(match, tmp_path)
+        fails(match, file)

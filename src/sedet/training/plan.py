@@ -45,7 +45,9 @@ def resolve_device(config: TrainConfig) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device not in ("cpu", "cuda", "mps"):
-        raise ConfigError(f"device must be auto, cpu, cuda or mps, not '{device}'")
+        number = device.removeprefix("cuda:")
+        hint = f": set CUDA_VISIBLE_DEVICES={number} and give cuda" if number != device and number.isdigit() else ""
+        raise ConfigError(f"device must be auto, cpu, cuda or mps, not '{device}'{hint}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda: PyTorch finds no CUDA GPU here. Use --device cpu, or auto")
     if device == "mps" and not torch.backends.mps.is_available():
