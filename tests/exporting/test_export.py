@@ -179,6 +179,56 @@ def test_an_export_that_says_something_else_is_not_written(
     assert done.path.exists() and "not compared" in str(done)
 
 
+class Stub(OnnxSession):
+    """Says what the original says, but for boxes moved by ``shift`` where an image is resized."""
+
+    original: Any = None
+    shift = 0.0
+
+    def __init__(self, data: bytes, threads: int = 0) -> None: ...
+
+    def __call__(self, images: Any, score: float | None = None) -> Any:
+        (found,) = self.original.detect([images[0]], score, 100)
+        resized = max(images.shape[1:3]) > 64
+        boxes = found.boxes + (self.shift if resized else 0.0)
+        count = np.array([len(found.scores)])
+        return boxes.numpy()[None], found.scores.numpy()[None], found.labels.numpy()[None], count
+
+
+@pytest.fixture
+def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Stub]:
+    monkeypatch.setattr(Stub, "original", load(saved(tmp_path), "cpu"))
+    monkeypatch.setattr(module, "to_onnx", lambda _: None)
+    monkeypatch.setattr(module, "finished", lambda *_: b"file")
+    monkeypatch.setattr(module, "OnnxSession", Stub)
+    return Stub
+
+
+def test_a_high_cut_does_not_empty_the_comparison(tmp_path: Path, photos: Path, stub: type[Stub]) -> None:
+    done = export(tmp_path / "fcos.safetensors", tmp_path / "a.onnx", score=0.999, images=str(photos))
+    assert done.agreement is not None and done.agreement.detections > 30
+    assert "lowest score 0.999" in str(done)
+
+
+def test_nothing_compared_is_not_written(
+    tmp_path: Path, photos: Path, stub: type[Stub], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "CHECK_SCORE", 0.999)
+    words = ["export", str(tmp_path / "fcos.safetensors"), "--out", str(tmp_path / "a.onnx"), "--images", str(photos)]
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert "nothing was compared" in error and "--no-check" in error and not (tmp_path / "a.onnx").exists()
+
+
+def test_what_the_file_resizes_itself_is_judged_too(
+    tmp_path: Path, photos: Path, stub: type[Stub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stub, "shift", 50.0)
+    with pytest.raises(SedetError, match=r"does not say what the original says on images as they are"):
+        export(tmp_path / "fcos.safetensors", tmp_path / "a.onnx", images=str(photos))
+    assert not (tmp_path / "a.onnx").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -246,7 +296,7 @@ def test_what_the_other_has_no_room_for_is_not_looked_for() -> None:
 
 def test_agreement_with_nothing() -> None:
     nothing, one = found(), found((0, 0, 10, 10, 0.9, 0))
-    assert agreement([nothing], [nothing], 0.3).within(Tolerance(0, 0))
+    assert not agreement([nothing], [nothing], 0.3).within(Tolerance(1, 1)), "nothing compared is nothing passed"
     assert agreement([one], [nothing], 0.3) == Agreement(1, 1, 1, 0.0, 0.0)
     assert agreement([nothing], [one], 0.3).missing == 1
 

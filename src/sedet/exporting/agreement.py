@@ -31,6 +31,9 @@ TOLERANCES = {"fp32": Tolerance(0.01, 0.01), "fp16": Tolerance(0.05, 0.05)}
 allowed for, because where two boxes overlap as much as non-maximum suppression just allows, the last digit decides
 which of them stays."""
 
+RESIZED_TOLERANCES = {"fp32": Tolerance(0.05, 0.05), "fp16": Tolerance(0.1, 0.1)}
+"""By precision, on images that the file resizes itself: a pixel may round to the neighbouring level."""
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -51,7 +54,9 @@ class Agreement:
     pixels: float
 
     def within(self, tolerance: Tolerance) -> bool:
-        return self.missing <= tolerance.missing * self.detections and self.score <= tolerance.score
+        """Whether something was compared, and differs by no more than this."""
+        few = self.missing <= tolerance.missing * self.detections
+        return self.detections > 0 and few and self.score <= tolerance.score
 
     def __str__(self) -> str:
         missing = f"{self.missing} of {self.detections} detections without a counterpart"

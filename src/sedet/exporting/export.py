@@ -19,7 +19,7 @@ from sedet.data.table import AnnotationTable
 from sedet.data.views import plain_view
 from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError, DataError, ImageError, SedetError
-from sedet.exporting.agreement import TOLERANCES, Agreement, agreement
+from sedet.exporting.agreement import RESIZED_TOLERANCES, TOLERANCES, Agreement, Tolerance, agreement
 from sedet.exporting.formats import OPSET, finished, to_onnx, to_torch_export
 from sedet.exporting.graph import Deployed
 from sedet.exporting.options import Format, Precision
@@ -33,6 +33,8 @@ from sedet.settings import load_config
 
 CHECK_IMAGES = 32
 """Images that both are compared on, at most."""
+CHECK_SCORE = 0.05
+"""Lowest score of the detections that are compared, whatever the file cuts at: a high cut would leave nothing."""
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2"}
 
 log = logging.getLogger("sedet")
@@ -69,7 +71,7 @@ class Exported:
         more = f", ... {len(f['classes'])} in all" if len(f["classes"]) > 6 else ""
         lines = [
             f"Exported {self.path} ({what}, {f['precision']}, {self.size / 1e6:.1f} MB)",
-            f"  in     images uint8 [batch, height, width, 3], RGB, any size; lowest score {f['score']:.2f}",
+            f"  in     images uint8 [batch, height, width, 3], RGB, any size; lowest score {f['score']:g}",
             f"  out    boxes [batch, {f['max_detections']}, 4] (xyxy, pixels of the images), scores, labels, count",
             f"  labels {classes}{more}",
         ]
@@ -141,9 +143,10 @@ def export(
             on, seen, table = own_images(own, predictor.image_size)
         on = f"{len(seen)} images of {on}"
         shrunk = [plain_view(image, predictor.image_size).image.permute(1, 2, 0).numpy() for image in seen]
-        same, _ = compared(predictor, exported, shrunk, score, max_detections)
-        judge(same, precision)
-        resized, seconds = compared(predictor, exported, seen, score, max_detections)
+        same, _ = compared(predictor, exported, shrunk, CHECK_SCORE, max_detections)
+        judge(same, TOLERANCES.get(precision), "on the same pixels", on)
+        resized, seconds = compared(predictor, exported, seen, CHECK_SCORE, max_detections)
+        judge(resized, RESIZED_TOLERANCES.get(precision), "on images as they are", on)
         if table is not None and table.class_counts().sum():
             both = [evaluate(p, table, batch=1).ap for p in (predictor, exported)]
             ap = (both[0], both[1])
@@ -296,15 +299,22 @@ def compared(
     return agreement(found[0], found[1], score, most), (seconds[0], seconds[1])
 
 
-def judge(found: Agreement, precision: str) -> None:
+def judge(found: Agreement, tolerance: Tolerance | None, how: str, on: str) -> None:
     """
+    Args:
+        tolerance: None allows any difference, but not that nothing was compared.
+
     Raises:
-        SedetError: the detections differ by more than the precision allows.
+        SedetError: nothing was compared, or the detections differ by more than is allowed.
     """
-    tolerance = TOLERANCES.get(precision)
+    if not found.detections:
+        raise SedetError(
+            f"nothing was compared: no detection is sure enough ({CHECK_SCORE:g}) {how}, on {on}. Nothing was written; "
+            "give --images or --data with objects in them, or --no-check to write it all the same"
+        )
     if tolerance is not None and not found.within(tolerance):
         raise SedetError(
-            f"the exported detector does not say what the original says: {found}. Allowed are {tolerance.missing:.0%} "
-            f"without a counterpart and a difference of {tolerance.score:g}. Nothing was written; --no-check writes it "
-            "all the same. Please report it with your versions of torch and onnxscript"
+            f"the exported detector does not say what the original says {how}: {found}. Allowed are "
+            f"{tolerance.missing:.0%} without a counterpart and a difference of {tolerance.score:g}. Nothing was "
+            "written; --no-check writes it all the same. Please report it with your versions of torch and onnxscript"
         )
