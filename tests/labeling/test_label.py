@@ -142,7 +142,7 @@ def test_scores_are_exported(red: Predictor, detector: Path, photos: Path, tmp_p
     assert '<attribute name="score">0.75000</attribute>' in (out / "cvat" / "annotations.xml").read_text()
     task = json.loads((out / "label-studio" / "tasks-00001.json").read_text())[0]
     (result,) = task["predictions"][0]["result"]
-    assert task["data"]["image"] == "/data/local-files/?d=a.png"
+    assert task["data"]["image"] == "/data/local-files/?d=photos/a.png", "below the parent of the folder"
     assert result["score"] == 0.75 and result["value"]["rectanglelabels"] == ["red box"]
     assert [result["value"][k] for k in ("x", "y", "width", "height")] == pytest.approx([25, 50 / 3, 37.5, 100 / 3])
 

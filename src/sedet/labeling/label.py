@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -94,7 +96,7 @@ def label(
     student: str | Path | None = None,
     shard: str | None = None,
     shard_size: int = 500,
-    image_url: str = LOCAL_FILES,
+    image_url: str | None = None,
     batch: int = 8,
     workers: int = 2,
     device: str = "auto",
@@ -106,7 +108,7 @@ def label(
     ``shards``, JSON lines as of ``sedet predict --format jsonl``. Finished shards are skipped by a later call, so
     that an interrupted one goes on; other settings are refused. An image that cannot be read is reported (a log
     warning), kept as such in its shard, and left out of everything else. Memory does not grow with the number of
-    images, but for some 150 bytes an image for the ranking, and the names of the largest folder.
+    images, but for some 160 bytes an image for the ranking, and the names of the largest folder.
 
     Args:
         detector: detector file, or a run's folder.
@@ -120,7 +122,8 @@ def label(
         student: student to compare the detector with. Default: ``student.safetensors`` beside it, if it is there.
         shard: ``k/n``, label only every n-th shard from the k-th on, and write no exports.
         shard_size: images a shard.
-        image_url: what stands before an image's name in Label Studio tasks.
+        image_url: what stands before an image's name in Label Studio tasks. Default: its local file storage, whose
+            document root is the parent of the images' folder.
         batch: images at a time.
         workers: threads that decode images.
         device: as for ``load``.
@@ -142,6 +145,8 @@ def label(
     known = recorded(out)
     if known is not None:
         agree(known, settings, out)
+    if image_url is None:  # a storage must not be the document root itself: that is the folder's parent
+        image_url = f"{LOCAL_FILES}{quote(os.fsencode(Path(settings['root']).name))}/"
     check_room(out, formats, top, image_url)
     if (reason := unwritable(out / "label.json")) is not None:
         raise ConfigError(f"{out} cannot be written: {reason}. Give --out another place")

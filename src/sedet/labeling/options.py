@@ -43,8 +43,8 @@ class LabelOptions:
     """Label only a share of the images, as 2/8, beside other processes; the command without it writes the exports."""
     shard_size: int = 500
     """Images a file."""
-    image_url: str = LOCAL_FILES
-    """How Label Studio finds an image: what stands before its name. Default: its local file storage."""
+    image_url: str | None = None
+    """How Label Studio finds an image: what stands before its name. Default: its local file storage of the folder."""
     batch: int = 8
     """Images at a time."""
     workers: int = 2
