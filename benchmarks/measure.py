@@ -72,6 +72,8 @@ def measure(cell: Cell, setting: Setting) -> str:
     job = make_job(cell, recipe, data.inputs, setting.extra, length)
     target = setting.results / f"{cell.name}.json"
     known = rows.read_result(target)
+    if known is not None and setting.provenance.for_tables and known["rows"][0]["commit"].endswith("-dirty"):
+        known = None  # measured from a changed tree: not for tables
     if known is not None and not setting.replace_rows:
         if known["config_id"] == job.config_id:
             return f"{cell.name}: done before"

@@ -94,6 +94,8 @@ def chosen(options: argparse.Namespace) -> list[Cell]:
 
 def setting(options: argparse.Namespace) -> Setting:
     data = options.data.resolve()
+    if options.recipes.resolve() != RECIPES and not options.allow_dirty:
+        raise ConfigError(f"rows name a commit, and {options.recipes} is in none: use {RECIPES.name}, or --allow-dirty")
     extra: dict[str, Any] = {}
     for text in options.set:
         key, sign, value = text.partition("=")

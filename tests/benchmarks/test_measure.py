@@ -131,6 +131,23 @@ def test_changed_settings_do_not_pass_for_done(setting: Setting, tmp_path: Path)
     assert result["config"]["rate"] == 2e-3
 
 
+def test_rows_of_a_changed_tree_do_not_pass_for_done(setting: Setting) -> None:
+    file = setting.results / f"{cell(method='supervised').name}.json"
+    measure(cell(method="supervised"), setting)
+    result = json.loads(file.read_text())
+    for row in result["rows"]:
+        row["commit"] += "-dirty"
+    file.write_text(json.dumps(result))
+    assert "done before" not in measure(cell(method="supervised"), setting)
+    assert not json.loads(file.read_text())["rows"][0]["commit"].endswith("-dirty")
+
+
+def test_recipes_of_no_commit_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--dataset", "bccd", "--recipes", str(tmp_path / "mine.yaml")]
+    assert command.main(argv) == 2
+    assert "mine.yaml is in none" in capsys.readouterr().err
+
+
 class Killed(BaseException):
     """Ends a run where it stands, as a signal does."""
 

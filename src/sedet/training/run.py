@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def train(config: TrainConfig, resume: Path | None = None) -> Outcome:
     except RuntimeError as error:
         if not is_lost_worker(error):
             raise
-        again = f", then go on with --resume {out}" if (out / "checkpoints" / LAST_FILE).is_file() else ""
+        again = f", then go on with --resume {quote(str(out))}" if (out / "checkpoints" / LAST_FILE).is_file() else ""
         raise TrainingError(
             "a process that loads images was killed: most often memory or shared memory (/dev/shm) is too small. Use "
             f"--workers 0 or, in a container, a larger --shm-size{again}"
@@ -80,7 +81,9 @@ def train(config: TrainConfig, resume: Path | None = None) -> Outcome:
             raise
         where = f" (writing {error.filename})" if error.filename else ""
         if (out / "checkpoints" / LAST_FILE).is_file():
-            raise TrainingError(f"the disk is full{where}. Free some space, then go on with --resume {out}") from error
+            raise TrainingError(
+                f"the disk is full{where}. Free some space, then go on with --resume {quote(str(out))}"
+            ) from error
         if resume is None:  # nothing was in it before
             shutil.rmtree(out, ignore_errors=True)
         raise TrainingError(
@@ -242,8 +245,8 @@ def _train(config: TrainConfig, resume: Path | None, held: ExitStack) -> Outcome
         # No checkpoint here: the interruption may have come in the middle of an update.
         if speaks and (last_saved := step_of(out / "checkpoints" / LAST_FILE)) is not None:
             log.say(
-                f"Interrupted at step {training.state.step}; go on with --resume {out} (from step {last_saved}, of the "
-                "last checkpoint)"
+                f"Interrupted at step {training.state.step}; go on with --resume {quote(str(out))} "
+                f"(from step {last_saved}, of the last checkpoint)"
             )
         raise
     finally:
@@ -305,7 +308,7 @@ def check_folder(out: Path) -> None:
     if (reason := unwritable(out)) is not None:
         raise ConfigError(f"the output folder {out} cannot be made: {reason}. Give another with --out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        again = f", or go on with it: --resume {out}" if (out / "checkpoints" / LAST_FILE).is_file() else ""
+        again = f", or go on with it: --resume {quote(str(out))}" if (out / "checkpoints" / LAST_FILE).is_file() else ""
         raise ConfigError(f"the output folder {out} is in use: give a new one with --out{again}")
 
 
