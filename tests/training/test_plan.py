@@ -269,10 +269,10 @@ def test_a_batch_that_does_not_fit_is_found_before_anything_is_written(
 ) -> None:
     forward = TrainingStep.forward
 
-    def small_memory(self: TrainingStep, labeled: Any, unlabeled: Any, progress: Any) -> Any:
-        if len(labeled) > 1:
+    def small_memory(self: TrainingStep, given: Any) -> Any:
+        if len(given.labeled) > 1:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return forward(self, labeled, unlabeled, progress)
+        return forward(self, given)
 
     monkeypatch.setattr(probe, "SHORTEST", 0)
     monkeypatch.setattr(TrainingStep, "forward", small_memory)
