@@ -159,8 +159,8 @@ def test_switches_in_the_text_take_no_value(page: Path) -> None:
     assert not switches.intersection(spans)
 
 
-def maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_reference", ROOT / "docs" / "reference.py")
+def maker(name: str = "reference") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -189,3 +189,14 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     text = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
     assert "sedet.api.train" in text and "What came of it" in text, "the docstrings are in it"
+
+
+def test_the_pictures_are_drawn_by_the_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Drawn anew they have the size of those on the pages; pixels differ by matplotlib's version."""
+    pictures = maker("pictures")
+    monkeypatch.setattr(pictures, "HERE", tmp_path)
+    pictures.main()
+    for name in ("views.png", "weights.png"):
+        with Image.open(tmp_path / name) as made, Image.open(ROOT / "docs" / name) as shown:
+            assert made.size == shown.size and len(made.convert("RGB").getcolors(1 << 20) or []) > 50
+        assert f"]({name})" in (ROOT / "docs" / "how-it-works.md").read_text()
