@@ -132,7 +132,7 @@ def test_yolo_of_another_machine_keeps_its_splits(tmp_path: Path) -> None:
         for i in range(3):
             save(tmp_path / "images" / split / f"{split}{i}.png", i)
             write(tmp_path / "labels" / split / f"{split}{i}.txt", "0 0.5 0.5 0.25 0.5\n")
-    for path in ("/home/nobody/y10", "../datasets/y10", "y10"):
+    for path in ("/nowhere/y10", "../datasets/y10", "y10"):
         yaml = f"path: {path}\ntrain: images/train\nval: images/val\nnames: [cat]\n"
         file = write(tmp_path / "data.yaml", yaml)
         away = write(tmp_path / "elsewhere" / "data.yaml", yaml)

@@ -26,6 +26,7 @@ proposes, looked at by teacher and student at both sizes, one level lower in the
 L_cls is the KL divergence of a RoI's distribution with one weight, w_r = half the sum of |p_T - p_S| over the classes
 (the background among them), v_r = (1 - p_T(background))^2, and boxes are those of the teacher's best class.
 
+b_T is the teacher's box at the region, or at choice the vote of all that answer for its object (vote.py).
 m_r is 0 in padding, where the region's centre is erased, and where the teacher's box is erased beyond the limit:
 there the student cannot see what the teacher saw, and the discrepancy weight would be at its largest.
 """
@@ -106,15 +107,14 @@ class SED(Method):
         if config.distill:
             views.append(("distill", full.images(slice(count, None)), weight))
         if config.scale and half is not None:
-            start = count if self.half_size else 0
-            views.append(("scale", half.images(slice(start, None)), weight * config.scale_weight))
+            own = slice(count if self.half_size else 0, None)
+            views.append(("scale", half.images(own), weight * config.scale_weight))
         share = progress.between(config.class_share, config.class_share_end)
         answer, second = teacher_answers(teacher, unlabeled, share, config.box_share)
         if config.targets == "hard":
             labels = pseudo_labels(teacher, answer, unlabeled, config.threshold, self.erase_limit)
         else:
-            if config.box_target == "voted":
-                answer = voted_boxes(answer)
+            answer = voted_boxes(answer) if config.box_target == "voted" else answer
             target = teacher_target(answer, unlabeled, self.erase_limit, config.temperature)
             if second is not None:
                 roi_target = teacher_target(second, unlabeled, self.erase_limit, config.temperature)
@@ -278,9 +278,7 @@ def box_weights(teacher: Tensor, student: Tensor, gamma: float) -> Tensor:
 
     The teacher's boxes are right by and large, not to the pixel: where both nearly agree, the labels know better.
     """
-    if gamma == 0:
-        return torch.ones_like(teacher[..., 0])
-    return (1 - paired_iou(teacher, student)).clamp(min=0) ** gamma
+    return (1 - paired_iou(teacher, student)).clamp(min=0) ** gamma  # 0 ** 0 is 1
 
 
 def binary_kl(teacher: Tensor, student: Tensor) -> Tensor:
@@ -290,8 +288,8 @@ def binary_kl(teacher: Tensor, student: Tensor) -> Tensor:
     """
     teacher = teacher.detach()
     probability = teacher.sigmoid()
-    entropy = F.binary_cross_entropy_with_logits(teacher, probability, reduction="none")
-    return F.binary_cross_entropy_with_logits(student, probability, reduction="none") - entropy
+    bce = F.binary_cross_entropy_with_logits
+    return bce(student, probability, reduction="none") - bce(teacher, probability, reduction="none")
 
 
 def softmax_kl(teacher: Tensor, student: Tensor) -> Tensor:
