@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ import torch
 from PIL import Image
 
 from sedet.config import ViewConfig
-from sedet.data import chance
+from sedet.data import chance, loading
 from sedet.data.batch import Batch
 from sedet.data.loading import ImageCache, Sample, StepData, step_loader
 from sedet.data.table import Objects
 from sedet.errors import ImageError, SedetError
+from sedet.training.memory import is_lost_worker
 
 PLAIN = ViewConfig(jitter=0.0, grey=0.0, blur=0.0, erase=False)
 
@@ -317,3 +319,24 @@ def test_the_first_images_of_a_batch(tmp_path: Path) -> None:
         assert torch.equal(part.strong, batch.strong[:2]) and torch.equal(part.half, batch.half[:2])
         assert (part.targets is None) == (batch.targets is None) and part.content.shape == (2, 2)
         assert same(replace(part, targets=part.targets), part) and same(batch.to(torch.device("cpu")), batch)
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError(104, "Connection reset by peer"), EOFError(), FileNotFoundError(2, "x")]
+)
+def test_a_batch_lost_with_its_process_says_so(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lost:
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def __iter__(self) -> Lost:
+            return self
+
+        def __next__(self) -> None:
+            raise error
+
+    monkeypatch.setattr(loading, "DataLoader", Lost)
+    with pytest.raises(RuntimeError, match="exited unexpectedly") as caught:
+        next(step_loader(MagicMock(), 0, 1, workers=1, pin=False))
+    assert is_lost_worker(caught.value)
+    with pytest.raises(type(error)):
+        next(step_loader(MagicMock(), 0, 1, workers=0, pin=False))

@@ -238,7 +238,17 @@ def step_loader(data: StepData, start: int, stop: int, workers: int, pin: bool) 
         prefetch_factor=3 if workers else None,
         worker_init_fn=_one_thread if workers else None,
     )
-    for item in loader:
+    items = iter(loader)
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except (ConnectionError, EOFError, FileNotFoundError) as error:
+            if not workers or str(error).startswith("Caught "):  # what a process met is told by it
+                raise
+            # A batch lies with the process that made it until it is fetched: killed in between, it took it along.
+            raise RuntimeError("DataLoader worker (pid unknown) exited unexpectedly") from error
         if isinstance(item, SedetError):
             raise item
         yield item
