@@ -6,9 +6,11 @@ uses its transform classes. A view holds its content only; padding is added when
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -206,22 +208,21 @@ def erased_share(boxes: Tensor, erased: Tensor) -> Tensor:
     """Share of each box's area that lies under the union of the erased rectangles.
 
     Args:
-        boxes: float [n, 4], xyxy.
-        erased: float [k, 4], xyxy, k small (inclusion and exclusion over its subsets).
+        boxes: float [..., n, 4], xyxy.
+        erased: float [..., k, 4], xyxy, k small (inclusion and exclusion over its subsets); empty ones cover nothing.
 
     Returns:
-        float [n] in 0..1.
+        float [..., n] in 0..1.
     """
-    covered = boxes.new_zeros(len(boxes))
-    if len(boxes) == 0 or len(erased) == 0:
-        return covered
-    for subset in range(1, 2 ** len(erased)):
-        chosen = erased[[bool(subset >> i & 1) for i in range(len(erased))]]
-        low = torch.maximum(boxes[:, :2], chosen[:, :2].amax(dim=0))
-        high = torch.minimum(boxes[:, 2:], chosen[:, 2:].amin(dim=0))
-        sign = 1.0 if len(chosen) % 2 else -1.0
-        covered = covered + sign * (high - low).clamp(min=0).prod(dim=1)
-    area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(dim=1)
+    covered = boxes.new_zeros(boxes.shape[:-1])
+    rectangles = erased.unsqueeze(-3).unbind(dim=-2)
+    for count in range(1, len(rectangles) + 1):
+        for chosen in itertools.combinations(rectangles, count):
+            low = reduce(torch.maximum, [r[..., :2] for r in chosen], boxes[..., :2])
+            high = reduce(torch.minimum, [r[..., 2:] for r in chosen], boxes[..., 2:])
+            sign = 1.0 if count % 2 else -1.0
+            covered = covered + sign * (high - low).clamp(min=0).prod(dim=-1)
+    area = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(dim=-1)
     return (covered / area.clamp(min=1e-6)).clamp(0, 1)
 
 

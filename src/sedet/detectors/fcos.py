@@ -114,18 +114,19 @@ class FCOS(nn.Module):
         labels = torch.full_like(index, classes)
         for i, target in enumerate(targets):
             if len(target.labels):
-                boxes[i][positive[i]] = target.boxes[index[i][positive[i]]]
-                labels[i][positive[i]] = target.labels[index[i][positive[i]]]
-        one_hot = F.one_hot(labels, classes + 1)[..., :classes].to(regions.logits.dtype)
-        use = (index > -2) & regions.valid
+                own = index[i].clamp(min=0)  # gathered everywhere: on a GPU picking the positives would wait for it
+                boxes[i] = target.boxes[own]
+                labels[i] = torch.where(positive[i], target.labels[own], classes)
+        one_hot = (labels[..., None] == torch.arange(classes, device=labels.device)).to(regions.logits.dtype)
+        use = ((index > -2) & regions.valid).nonzero(as_tuple=True)
         focal = sigmoid_focal_loss(regions.logits[use], one_hot[use], alpha=0.25, gamma=2.0, reduction="sum")
 
-        wanted = boxes[positive]
-        giou = generalized_box_iou_loss(regions.boxes[positive], wanted, reduction="sum")
+        found = positive.nonzero(as_tuple=True)
+        wanted = boxes[found]
+        giou = generalized_box_iou_loss(regions.boxes[found], wanted, reduction="sum")
         assert regions.quality is not None
-        points = regions.points[None].expand(len(targets), -1, -1)[positive]
         quality = F.binary_cross_entropy_with_logits(
-            regions.quality[positive], centerness(points, wanted), reduction="sum"
+            regions.quality[found], centerness(regions.points[found[1]], wanted), reduction="sum"
         )
         return {"class": focal / count, "box": giou / count, "quality": quality / count}
 
@@ -142,8 +143,7 @@ class FCOS(nn.Module):
         points, strides = regions.points, regions.strides
         index = torch.full((count,), -1, dtype=torch.int64, device=points.device)
         if len(target.ignore):
-            inside = centers_inside(points, target.ignore).any(dim=1)
-            index[inside] = -2
+            index = torch.where(centers_inside(points, target.ignore).any(dim=1), -2, index)
         if len(target.labels):
             boxes = target.boxes
             sides = torch.cat([points[:, None] - boxes[None, :, :2], boxes[None, :, 2:] - points[:, None]], dim=-1)

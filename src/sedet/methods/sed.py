@@ -197,13 +197,10 @@ def teacher_target(answer: Regions, batch: Batch, erase_limit: float, temperatur
             logits = torch.cat([sharper, 1 - object_score[..., None]], dim=-1).clamp(min=1e-6).log()
         else:
             logits = (best * sharper).logit(eps=1e-6)
-    mask = answer.valid.clone()
-    for i, erased in enumerate(batch.erased):
-        used = erased[(erased[:, 2:] > erased[:, :2]).all(dim=1)]
-        if len(used):
-            points = (answer.points if answer.points.dim() == 2 else answer.points[i])[:, None]
-            hidden = ((points >= used[None, :, :2]) & (points < used[None, :, 2:])).all(dim=-1).any(dim=-1)
-            mask[i] &= ~hidden & (erased_share(answer.boxes[i], used) <= erase_limit)
+    points, erased = answer.points[..., None, :], batch.erased  # unused rectangles are empty: they hide nothing
+    around = erased[:, None, :, :]
+    hidden = ((points >= around[..., :2]) & (points < around[..., 2:])).all(dim=-1).any(dim=-1)
+    mask = answer.valid & ~hidden & (erased_share(answer.boxes.detach(), erased) <= erase_limit)
     quality = None if answer.quality is None else answer.quality.detach()
     return TeacherTarget(logits, answer.boxes.detach(), quality, mask, object_score**2, answer.softmax)
 
@@ -241,12 +238,12 @@ def distillation(target: TeacherTarget, student: Regions, box_scale: float, conf
 
     boxes = student.boxes * box_scale
     sides = torch.minimum(target.boxes[..., 2:] - target.boxes[..., :2], boxes[..., 2:] - boxes[..., :2])
-    usable = mask & (sides.detach().amin(dim=-1) >= MIN_SIDE)
+    usable = (mask & (sides.detach().amin(dim=-1) >= MIN_SIDE)).nonzero(as_tuple=True)
     wanted, given = target.boxes[usable], boxes[usable]
     if config.box_loss == "giou":
         term = generalized_box_iou_loss(given, wanted, reduction="none")
     else:
-        stride = (student.strides * box_scale).expand(usable.shape)[usable]
+        stride = (student.strides * box_scale).expand(mask.shape)[usable]
         term = F.smooth_l1_loss(given / stride[:, None], wanted / stride[:, None], reduction="none").sum(dim=-1)
     losses["box"] = (visible[usable] * box_weights(wanted, given, config.box_gamma) * term).sum() / total
     return losses
