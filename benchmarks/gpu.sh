@@ -6,12 +6,13 @@
 #   pip wheel --no-deps -w .whl . ; pip download --no-deps -d .whl PACKAGES   # what the machine lacks
 # There, with the repository, .gpu/data and .whl:
 #   benchmarks/gpu.sh .gpu/data OUT                                  # benchmarks/cells/gpu.yaml
-#   MINUTES=9 SEEDS="0 1 2" benchmarks/gpu.sh .gpu/data OUT benchmarks/cells/gpu-bccd.yaml
+#   MINUTES=9 PROCESSES=8 benchmarks/gpu.sh .gpu/data OUT benchmarks/cells/gpu-short.yaml
 # Here again: unpack OUT/results.tar.gz in the repository, and the detections, for paired comparisons:
 #   tar xzf OUT/results.tar.gz ; cat OUT/detections.* | tar x
 #
-# One process a seed runs at the same time. After MINUTES what still runs is stopped; the same command goes on from the
-# last checkpoints, as long as runs/ is still there. OUT has few files, none over 15 MiB.
+# PROCESSES work through the list side by side, each at the next cell that none has begun. After MINUTES what still runs
+# is stopped; the same command goes on from the last checkpoints, as long as runs/ is still there. OUT has few
+# files, none over 15 MiB.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -22,7 +23,7 @@ shift 2
 python=${PYTHON:-python3}
 minutes=${MINUTES:-9}
 work=runs/benchmarks
-mkdir -p "$out" "$work"
+mkdir -p "$out" "$work/logs" "$work/runs"
 
 if [ -d .whl ]; then
     site=$PWD/runs/site
@@ -32,17 +33,19 @@ fi
 export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 
 pids=()
-for seed in ${SEEDS:-0 1 2}; do
+for process in $(seq "${PROCESSES:-3}"); do
     timeout --signal=INT --kill-after=20 "${minutes}m" \
-        "$python" benchmarks/run.py --cells "$@" --seed "$seed" --data "$data" --work "$work" --device cuda \
-        --workers "${WORKERS:-4}" ${RUN_FLAGS:-} >"$out/seed-$seed.log" 2>&1 &
+        "$python" benchmarks/run.py --cells "$@" --data "$data" --work "$work" --device cuda \
+        --workers "${WORKERS:-4}" ${RUN_FLAGS:-} >"$work/logs/process-$process.log" 2>&1 &
     pids+=($!)
+    sleep 1 # the first cells of the list go to the first processes
 done
 status=0
 for pid in "${pids[@]}"; do wait "$pid" || status=$?; done
-tail -n 4 "$out"/seed-*.log
+tail -n 4 "$work"/logs/process-*.log
 
-tar czf "$out/results.tar.gz" benchmarks/results
+find benchmarks/results "$work/logs" "$work/runs" \( -name '*.json' -o -name '*.log' -o -name metrics.csv \) -print0 |
+    tar czf "$out/results.tar.gz" --null -T -
 if [ -d "$work/detections" ]; then
     tar c "$work/detections" | split -b 15m - "$out/detections."
 fi

@@ -35,8 +35,10 @@ from sedet.errors import ConfigError, SedetError
 LIMIT = 55 * 2**20
 """Bytes a pack may have."""
 
+PARTS = ("pool", "dev", "val")
 
-def pack(data: Path, out: Path, names: list[str], size: int, quality: int) -> int:
+
+def pack(data: Path, out: Path, names: list[str], size: int, quality: int, parts: tuple[str, ...] = PARTS) -> int:
     """Write the copy; returns its bytes.
 
     Raises:
@@ -47,7 +49,7 @@ def pack(data: Path, out: Path, names: list[str], size: int, quality: int) -> in
     sizes: dict[str, list[int]] = {}
     for name in names:
         source = SOURCES[name]
-        for part in ("pool", "dev", "val"):
+        for part in parts:
             annotations, images = getattr(source, part)
             table = read_table(str(data / annotations), None if images is None else data / images)
             small = [shrink(image, data, out, size, quality, sizes) for image in table.images]
@@ -126,11 +128,12 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", choices=tuple(SOURCES), default=["coco-people", "bccd"])
     parser.add_argument("--size", type=int, default=320, help="longest side, pixels")
     parser.add_argument("--quality", type=int, default=70, help="of JPEG")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="without val nothing opens it")
     options = parser.parse_args()
     try:
         data, out = options.data.resolve(), options.out.resolve()
         commit = provenance(data).commit
-        total = pack(data, out, options.sets, options.size, options.quality)
+        total = pack(data, out, options.sets, options.size, options.quality, tuple(options.parts))
         write_json(out / MANIFEST, {"commit": commit, "code": code_digests()})
     except SedetError as error:
         print(f"error: {error}", file=sys.stderr)
