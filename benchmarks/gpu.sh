@@ -34,7 +34,7 @@ export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 
 pids=()
 for process in $(seq "${PROCESSES:-3}"); do
-    timeout --signal=INT --kill-after=20 "${minutes}m" \
+    timeout --kill-after=10 "${minutes}m" \
         "$python" benchmarks/run.py --cells "$@" --data "$data" --work "$work" --device cuda \
         --workers "${WORKERS:-4}" ${RUN_FLAGS:-} >"$work/logs/process-$process.log" 2>&1 &
     pids+=($!)

@@ -21,7 +21,7 @@ from sedet.compare.terms import check_rows, digests, keep_settings, planned, set
 from sedet.config import TrainConfig
 from sedet.data.layout import absolute
 from sedet.data.write import write_json
-from sedet.training.plan import minutes
+from sedet.text import minutes
 from sedet.training.unattended import is_locked
 
 

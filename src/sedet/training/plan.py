@@ -17,6 +17,7 @@ from sedet.detectors.build import Detector
 from sedet.detectors.warm_start import WarmStart, complete_settings, shared_classes
 from sedet.errors import ConfigError
 from sedet.settings import flat, load_config
+from sedet.text import minutes
 from sedet.training.inputs import TrainingData, absolute_paths
 from sedet.training.loop import Schedule
 from sedet.training.optimizer import warmup_updates
@@ -292,13 +293,6 @@ def _cost(expected: Expectation | None) -> str:
     if expected is None:
         return "a short run, not measured beforehand"
     return f"{minutes(expected.seconds)}, {gigabytes(expected.memory)} (measured on {expected.probed} steps)"
-
-
-def minutes(seconds: float) -> str:
-    """Seconds, minutes or hours, as one would say it."""
-    if seconds < 100:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
 
 
 def gigabytes(memory: int | None) -> str:

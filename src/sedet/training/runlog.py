@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from rich.progress import Progress as Bar
 
 from sedet.evaluation.pseudo_labels import HARD
 from sedet.files import write_atomically
-from sedet.text import printable
+from sedet.text import minutes, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 ROWS = 200
 """About this many rows of metrics in a run, besides the evaluations."""
+QUIET_SECONDS = 60.0
+"""Without a terminal for a progress bar a line is printed after this time."""
 
 
 class _File(logging.FileHandler):
@@ -58,6 +61,7 @@ class RunLog:
         self.images = 0
         self._bar: Bar | None = None
         self._task: Any = None
+        self._told: tuple[int, float] | None = None  # step and time of the last line that was printed
         self._log = logging.getLogger("sedet.run")
         self._log.setLevel(logging.INFO)
         self._log.propagate = False
@@ -87,7 +91,10 @@ class RunLog:
         """After each update."""
         self.seconds += seconds
         self.images += self.images_per_step[0] + (self.images_per_step[1] if progress.unlabeled_weight else 0)
-        if not self.speaks or not self.console.is_terminal:
+        if not self.speaks:
+            return
+        if not self.console.is_terminal:
+            self.tell_progress(state.step, sum(losses.values()))
             return
         if self._bar is None:
             self._bar = Bar(
@@ -109,6 +116,21 @@ class RunLog:
             loss=sum(losses.values()),
         )
 
+    def tell_progress(self, step: int, loss: float) -> None:
+        """Now and then a line, where there is no bar (in files, notebooks and job queues)."""
+        now = time.monotonic()
+        if self._told is None:
+            self._told = (step, now)
+        steps, seconds = step - self._told[0], now - self._told[1]
+        if seconds < QUIET_SECONDS or step == self.total:
+            return
+        left = minutes(seconds / steps * (self.total - step))
+        self.say(
+            f"step {step:>{len(str(self.total))}}/{self.total}  loss {loss:.3f}  {steps / seconds:.2f} steps/s  "
+            f"{left} left at this speed"
+        )
+        self._told = (step, now)
+
     def row(self, state: State, scores: dict[str, Any]) -> None:
         """A row of metrics: mean losses since the last one, and scores if there was an evaluation."""
         means = {key: value / max(1, state.summed) for key, value in state.sums.items()}
@@ -128,6 +150,7 @@ class RunLog:
                 f"AP {scores['teacher_ap']:.1f} teacher, {scores['student_ap']:.1f} student  "
                 f"AP50 {scores['teacher_ap50']:.1f}, {scores['student_ap50']:.1f}"
             )
+            self._told = (state.step, time.monotonic())
             if "labels_score_best" in scores:
                 self.note(label_line(scores))
 

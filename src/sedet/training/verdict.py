@@ -12,6 +12,7 @@ from sedet.config import TrainConfig
 from sedet.data.split import few_to_judge
 from sedet.errors import SedetError
 from sedet.settings import load_config
+from sedet.text import minutes
 from sedet.training import plan, probe
 from sedet.training.inputs import SHOWN, TrainingData
 from sedet.training.loop import Training
@@ -115,7 +116,7 @@ def conclude(
     say = t.log.say
     say("")
     if finished:
-        say(f"Done: {state.step} steps in {plan.minutes(seconds)}.")
+        say(f"Done: {state.step} steps in {minutes(seconds)}.")
     else:
         say(f"Stopped at step {state.step} of {schedule.steps}; go on with --resume {quote(str(out))}")
     rows: list[tuple[str, float | None, str]] = []
