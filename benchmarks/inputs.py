@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.plan import Cell, Inputs
+from benchmarks.plan import SPLITS, Cell, Inputs
 from sedet.data.clean import clean
 from sedet.data.duplicates import repeated, same_pictures
 from sedet.data.formats import align_classes, read_table
@@ -141,7 +142,16 @@ def judged_table(cell: Cell, data: Path, work: Path) -> AnnotationTable:
     if cell.dataset == "demo":
         scenes = _demo_scenes(cell, work)
         return align_classes(read_table(scenes.val_json, scenes.root, "val"), scenes.classes)
+    if cell.split not in _packed(data).get("whole", SPLITS):
+        raise ConfigError(f"{data} has thumbnails of {cell.split}: pack it anew without --no-val to judge by it")
     return original_size(part_table(cell.dataset, cell.split, data), data)
+
+
+def _packed(data: Path) -> dict[str, Any]:
+    """What pack.py wrote of its copy; empty where ``data`` is none."""
+    file = data / PACK_FILE
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found
 
 
 @cache
@@ -176,10 +186,9 @@ def original_size(table: AnnotationTable, data: Path) -> AnnotationTable:
 
     Sizes of objects (AP small, medium, large) so mean the same on every machine.
     """
-    file = data / PACK_FILE
-    if not file.is_file():
+    sizes: dict[str, Sequence[int]] | None = _packed(data).get("sizes")
+    if sizes is None:
         return table
-    sizes: dict[str, Sequence[int]] = json.loads(file.read_text(encoding="utf-8"))["sizes"]
     images, objects = [], []
     for image, found in zip(table.images, table.objects, strict=True):
         width, height = sizes[image.path.relative_to(data).as_posix()]

@@ -35,10 +35,11 @@ from sedet.errors import ConfigError, SedetError
 LIMIT = 55 * 2**20
 """Bytes a pack may have."""
 
-PARTS = ("pool", "dev", "val")
+THUMBNAIL = 128
+"""Longest side, pixels, of images that are only compared with the pool's: enough to know a picture again."""
 
 
-def pack(data: Path, out: Path, names: list[str], size: int, quality: int, parts: tuple[str, ...] = PARTS) -> int:
+def pack(data: Path, out: Path, names: list[str], size: int, quality: int, judged: bool = True) -> int:
     """Write the copy; returns its bytes.
 
     Raises:
@@ -49,10 +50,11 @@ def pack(data: Path, out: Path, names: list[str], size: int, quality: int, parts
     sizes: dict[str, list[int]] = {}
     for name in names:
         source = SOURCES[name]
-        for part in parts:
+        for part in ("pool", "dev", "val"):
             annotations, images = getattr(source, part)
             table = read_table(str(data / annotations), None if images is None else data / images)
-            small = [shrink(image, data, out, size, quality, sizes) for image in table.images]
+            side = size if judged or part != "val" else min(size, THUMBNAIL)
+            small = [shrink(image, data, out, side, quality, sizes) for image in table.images]
             if annotations.endswith(".json"):
                 write_coco(scaled(table, small), out / annotations)
         if (data / name / "Annotations").is_dir():
@@ -63,7 +65,8 @@ def pack(data: Path, out: Path, names: list[str], size: int, quality: int, parts
                 target = out / file.relative_to(data)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
-    write_json(out / PACK_FILE, {"size": size, "quality": quality, "sizes": sizes})
+    whole = ["pool", "dev", "val"] if judged else ["pool", "dev"]
+    write_json(out / PACK_FILE, {"size": size, "quality": quality, "whole": whole, "sizes": sizes})
     total = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     if total > LIMIT:
         raise ConfigError(f"{out} has {total / 2**20:.0f} MiB, over {LIMIT / 2**20:.0f}: lower --size or --quality")
@@ -128,12 +131,12 @@ def main() -> int:
     parser.add_argument("--sets", nargs="+", choices=tuple(SOURCES), default=["coco-people", "bccd"])
     parser.add_argument("--size", type=int, default=320, help="longest side, pixels")
     parser.add_argument("--quality", type=int, default=70, help="of JPEG")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="without val nothing opens it")
+    parser.add_argument("--no-val", action="store_true", help="val as thumbnails: no cell there may be judged by it")
     options = parser.parse_args()
     try:
         data, out = options.data.resolve(), options.out.resolve()
         commit = provenance(data).commit
-        total = pack(data, out, options.sets, options.size, options.quality, tuple(options.parts))
+        total = pack(data, out, options.sets, options.size, options.quality, not options.no_val)
         write_json(out / MANIFEST, {"commit": commit, "code": code_digests()})
     except SedetError as error:
         print(f"error: {error}", file=sys.stderr)
