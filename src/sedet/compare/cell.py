@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
 import time
 from dataclasses import replace
@@ -26,6 +25,7 @@ from sedet.detectors.file import load_detector
 from sedet.errors import SedetError
 from sedet.evaluation.coco import coco_metrics
 from sedet.evaluation.stored import save_detections
+from sedet.origin import commit, device_name
 from sedet.text import printable
 from sedet.training import plan
 from sedet.training.run import versions
@@ -55,7 +55,6 @@ def work(job: dict[str, Any]) -> None:
     record = finish_run(replace(config, start=job["burn_in"]), folder, version, wait=True)
     row = judged(config, folder, Path(job["detections"]))
     device = torch.device(plan.resolve_device(config))
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     row |= {
         **job["cell"],
         "settings": terms(settings.load_config(folder / "config.yaml")),  # what it was trained with
@@ -64,9 +63,10 @@ def work(job: dict[str, Any]) -> None:
         "memory": record["memory"],
         "burn_in_ap": record["labels_alone"],
         "selection": "last teacher",
-        "device": gpu,
+        "device": device_name(device),
         "threads": torch.get_num_threads() if device.type == "cpu" else None,
         "versions": versions(),
+        "commit": commit(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     write_json(Path(job["row"]), row)

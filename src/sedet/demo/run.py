@@ -6,7 +6,6 @@ import io
 import json
 import os
 import platform
-import subprocess
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -29,6 +28,7 @@ from sedet.detectors.file import DEFAULT_SCORE, load_detector
 from sedet.errors import ConfigError
 from sedet.evaluation.coco import Metrics
 from sedet.files import write_atomically
+from sedet.origin import commit
 from sedet.outputs import check_new
 from sedet.reporting.draw import draw_boxes, grid
 from sedet.reporting.report import REPORT
@@ -188,7 +188,7 @@ def summarize(
                 "trials": TRIALS[one.method],
                 "seconds": round(one.seconds, 1),
                 "device": f"{config.device} ({platform.machine()}, {threads} threads)",
-                "commit": commit(),
+                "commit": commit() or f"installed {versions()['sedet']}",
                 "versions": versions(),
             }
         )
@@ -204,20 +204,6 @@ def summarize(
 
 def _ap(judged: list[Judged], label: str) -> float:
     return next(one.metrics.ap for one in judged if one.label == label)
-
-
-def commit() -> str:
-    """The commit of the checkout this package lies in, or how it was installed."""
-    here = Path(__file__).parent
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        found = None
-    if found is not None and found.returncode == 0 and (here.parents[2] / "pyproject.toml").is_file():
-        return found.stdout.strip()
-    return f"installed {versions()['sedet']}"
 
 
 def _print_table(judged: list[Judged], seconds: float) -> None:

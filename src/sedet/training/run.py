@@ -32,6 +32,7 @@ from sedet.evaluation.coco import Metrics
 from sedet.files import unwritable
 from sedet.methods.build import make_method
 from sedet.methods.teacher import EMATeacher
+from sedet.origin import commit, device_name
 from sedet.settings import flat, save_config, to_dict
 from sedet.training import plan, probe
 from sedet.training.checkpoint import read_saved
@@ -195,7 +196,7 @@ def _train(config: TrainConfig, resume: Path | None, held: ExitStack) -> Outcome
             model,
             data.labeled.classes,
             complete.image_size or 0,
-            {"category_ids": list(data.labeled.category_ids), **facts(complete, state, metrics)},
+            {"category_ids": list(data.labeled.category_ids), **facts(complete, state, metrics, fabric.device)},
         )
 
     training = Training(
@@ -360,7 +361,7 @@ def make_detector(
     return build_detector(config.detector, config.backbone, len(classes), config.model, config.weights)
 
 
-def facts(config: TrainConfig, state: State, metrics: Metrics | None) -> dict[str, Any]:
+def facts(config: TrainConfig, state: State, metrics: Metrics | None, device: torch.device) -> dict[str, Any]:
     """What a detector file says of its origin."""
     return {
         "config": to_dict(config),
@@ -368,6 +369,8 @@ def facts(config: TrainConfig, state: State, metrics: Metrics | None) -> dict[st
         "labels_alone_ap": state.labels_alone,
         "metrics": metrics.to_dict() if metrics is not None else None,
         "versions": versions(),
+        "commit": commit(),
+        "device": device_name(device),
     }
 
 
