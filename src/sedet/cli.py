@@ -98,6 +98,7 @@ def analyze(argv: Sequence[str]) -> int:
         options.data,
         images=options.images,
         split=options.split,
+        unlabeled=options.unlabeled,
         classes=options.classes,
         out=options.out,
         batch=options.batch,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sedet.data.clean import clean
 from sedet.data.formats import read_table
+from sedet.data.sources import find_images
 from sedet.data.table import AnnotationTable
 from sedet.detectors.faster_rcnn import FasterRCNN
 from sedet.detectors.fcos import FCOS
@@ -78,6 +79,7 @@ def analyze(
     *,
     images: str | Path | None = None,
     split: str | None = "val",
+    unlabeled: str | Path | Sequence[str | Path] = (),
     classes: Sequence[str] = (),
     out: str | Path | None = None,
     batch: int = 8,
@@ -91,6 +93,8 @@ def analyze(
         data: labelled data (COCO JSON, VOC, YOLO; file or folder), or a table.
         images: folder of the images, where the annotations' own paths do not lead to them.
         split: part to measure on, where the data hold several. None: val.
+        unlabeled: unlabelled images whose pseudo labels the report shows: folders, list files or globs. Default: those
+            of the images measured on.
         classes: measure on these classes alone. Default: all; the detector must know each that has objects.
         out: folder to write ``analysis.json``, plots and ``report.html`` to, new or empty. None: nothing is written.
         batch: images at a time.
@@ -106,6 +110,8 @@ def analyze(
         if (reason := unwritable(Path(out))) is not None:
             raise ConfigError(f"{out} cannot be written: {reason}. Give --out another place")
     table = data if isinstance(data, AnnotationTable) else read_table(data, images=images, split=split or "val")
+    sources = [unlabeled] if isinstance(unlabeled, (str, Path)) else unlabeled
+    pool = find_images([str(source) for source in sources])
     predictor = detector if isinstance(detector, Predictor) else load(detector, device)
     table, problems = clean(agreed_classes(table, predictor.classes, classes))
     for problem in problems[:10]:
@@ -119,7 +125,7 @@ def analyze(
     named = str(detector) if isinstance(detector, (str, Path)) else repr(detector)
     table, found = _detected(predictor, table, batch, progress)
     facts = examined(predictor, table, found, named, progress)
-    files = () if out is None else _write(Path(out), facts, predictor, table, found)
+    files = () if out is None else _write(Path(out), facts, predictor, table, found, pool, batch)
     return Analysis(facts, files)
 
 
@@ -206,12 +212,14 @@ def _write(
     predictor: Predictor,
     table: AnnotationTable,
     found: Sequence[Detections],
+    pool: Sequence[Path],
+    batch: int,
 ) -> tuple[Path, ...]:
     """The numbers, the plots and the report; if one cannot be written, none stays."""
     from sedet.reporting.analysis_page import analysis_page
 
     numbers = json.dumps(_plain(facts), indent=2, allow_nan=False) + "\n"
-    page = analysis_page(facts, _lines(facts), predictor, table, found)
+    page = analysis_page(facts, _lines(facts), predictor, table, found, pool, batch)
     contents = {NUMBERS: numbers.encode(), **plots(facts), REPORT: page}
     files = [out / name for name in contents]
     try:

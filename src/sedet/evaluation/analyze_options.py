@@ -24,6 +24,9 @@ class AnalyzeOptions:
     """Folder of the images, where the annotations' own paths do not lead to them."""
     split: str = "val"
     """Part of the data to measure on, where a folder or data.yaml holds several."""
+    unlabeled: tuple[str, ...] = ()
+    """Unlabelled images whose pseudo labels the report shows: folders (recursive), list files (.txt) or globs.
+    Default: those of the images measured on."""
     classes: tuple[str, ...] = ()
     """Measure on these classes alone. Default: all."""
     out: str = "analysis"

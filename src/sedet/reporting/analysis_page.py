@@ -18,9 +18,19 @@ from sedet.reporting.charts import Chart, Series, bars, lines
 from sedet.reporting.gallery import Budget, error_gallery
 from sedet.reporting.judged import Judged, judge
 from sedet.reporting.page import render
-from sedet.reporting.run_charts import MOST_CLASSES
+from sedet.reporting.pseudo_gallery import judged_gallery, unlabeled_gallery
+from sedet.reporting.run_charts import MOST_CLASSES, data_chart
 from sedet.reporting.run_folder import Score
-from sedet.reporting.sections import judged_values, maker_rows, setting_rows
+from sedet.reporting.sections import (
+    data_row,
+    data_values,
+    judged_values,
+    maker_rows,
+    pool_row,
+    pseudo_values,
+    setting_rows,
+    trainer_rows,
+)
 
 Facts = Mapping[str, Any]
 SIZES = ("all", "small", "medium", "large")
@@ -32,6 +42,8 @@ def analysis_page(
     predictor: Predictor,
     table: AnnotationTable,
     detections: Sequence[Detections],
+    unlabeled: Sequence[Path] = (),
+    batch: int = 8,
 ) -> bytes:
     """The page of an analysis, UTF-8.
 
@@ -39,9 +51,19 @@ def analysis_page(
         facts: from :func:`sedet.evaluation.analysis.examined`.
         lines_of: the figures as they are printed: sections of names and values.
         table: what was measured on; detections: one entry an image, xyxy in pixels of the original image.
+        unlabeled: images whose pseudo labels are shown. Default: those of the table.
+        batch: of them at a time.
     """
     budget = Budget()
     judged = judge(table, detections, predictor.score)
+    errors = error_gallery(table, detections, predictor.score, budget)
+    if unlabeled:
+        pseudo = unlabeled_gallery(predictor, unlabeled, budget, batch=batch)
+    else:
+        pseudo = judged_gallery(table, detections, predictor.score, budget)
+    parts = [data_row("judged by", table)]
+    if unlabeled:
+        parts.append(pool_row("unlabelled", len(unlabeled)))
     config = _settings(predictor)
     page = render(
         "analysis.html",
@@ -51,11 +73,13 @@ def analysis_page(
         headline=_headline(facts, judged),
         scores=_scores(facts),
         notes=_notes(facts),
-        **judged_values(judged, error_gallery(table, detections, predictor.score, budget), what="Quality"),
+        **judged_values(judged, errors, what="Quality"),
         labels=_label_charts(facts),
         sizes=_size_charts(facts),
-        balance=_balance_charts(facts),
+        balance=_balance_chart(facts),
         calibration=_calibration_chart(facts),
+        **pseudo_values(pseudo, "None of the unlabelled images can be read."),
+        **data_values("What the detector was measured on", parts, data_chart(table, "to judge by")),
         figures=[(title, rows) for title, rows in lines_of if title != "Notes"],
         changed=[] if config is None else setting_rows(config, changed=True),
         environment=_environment(facts, predictor),
@@ -216,40 +240,21 @@ def _size_charts(facts: Facts) -> list[Chart]:
     return charts
 
 
-def _balance_charts(facts: Facts) -> list[Chart]:
-    """Foreground against background by pyramid level, and objects by class."""
+def _balance_chart(facts: Facts) -> Chart:
+    """Foreground against background by pyramid level."""
     rows, images = facts["imbalance"]["levels"], max(1, facts["images"])
-    classes = facts["imbalance"]["classes"]
-    names = sorted(classes, key=lambda name: -classes[name]["objects"])[:20]
     shares = [
         100 * row["foreground"] / total if (total := row["foreground"] + row["background"]) else math.nan
         for row in rows
     ]
-    charts = [
-        bars(
-            "Foreground, by level",
-            [f"{row['level']} ({row['foreground'] / images:.1f} an image)" for row in rows],
-            [("foreground", shares)],
-            x_label="percent of the level's regions",
-            description=f"Objects without any region: {facts['imbalance']['objects_without_foreground']}.",
-            digits=2,
-        )
-    ]
-    if names:
-        ratio = facts["imbalance"]["most_to_least"]
-        charts.append(
-            bars(
-                "Objects by class",
-                names,
-                [("objects", [float(classes[name]["objects"]) for name in names])],
-                x_label="objects",
-                description=""
-                if math.isnan(ratio)
-                else f"The most frequent class has {ratio:.1f} times the objects of the rarest.",
-                digits=0,
-            )
-        )
-    return charts
+    return bars(
+        "Foreground, by level",
+        [f"{row['level']} ({row['foreground'] / images:.1f} an image)" for row in rows],
+        [("foreground", shares)],
+        x_label="percent of the level's regions",
+        description=f"Objects without any region: {facts['imbalance']['objects_without_foreground']}.",
+        digits=2,
+    )
 
 
 def _calibration_chart(facts: Facts) -> Chart:
@@ -284,7 +289,4 @@ def _settings(predictor: Predictor) -> TrainConfig | None:
 
 def _environment(facts: Facts, predictor: Predictor) -> list[tuple[str, str]]:
     rows = [("detector", str(facts["detector"])), ("data", str(facts["data"]))]
-    versions = predictor.metadata.get("versions")
-    if isinstance(versions, Mapping):
-        rows += [(f"trained with {name}", str(value)) for name, value in versions.items()]
-    return [*rows, *maker_rows()]
+    return [*rows, *trainer_rows([predictor.metadata]), *maker_rows(predictor.device)]

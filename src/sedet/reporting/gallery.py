@@ -1,4 +1,4 @@
-"""Pictures in a report: the worst errors, and what a detector would label on unlabelled images.
+"""Pictures in a report: what they have in common, and the gallery of the worst errors.
 
 Each is a small JPEG in the page itself, with its boxes drawn over it by the page. All pictures of a page share a
 :class:`Budget`.
@@ -11,7 +11,6 @@ import io
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,6 @@ from sedet.detectors.regions import Detections
 from sedet.errors import ImageError
 from sedet.evaluation.errors import ERRORS, KINDS, classify
 from sedet.evaluation.pairs import pair
-from sedet.predictor import Predictor
-from sedet.reporting.draw import class_colour
 from sedet.reporting.judged import from_score
 
 BUDGET = 4 * 2**20
@@ -33,12 +30,8 @@ PER_KIND = 12
 """Errors of a kind that are shown."""
 PER_IMAGE = 2
 """Errors of a kind and image that are shown."""
-UNLABELED = 24
-"""Unlabelled images that are shown."""
-LEAST_SCORE = 0.1
-"""Pseudo labels below are not shown."""
-CROP, PICTURE = 220, 360
-"""Longest side of an error's crop and of an unlabelled image, pixels."""
+CROP = 220
+"""Longest side of an error's crop, pixels."""
 READ = 1600
 """Longest side that a file is read at."""
 
@@ -143,58 +136,6 @@ def error_gallery(table: AnnotationTable, detections: Sequence[Detections], cut:
             if error.image == image and (picture := _crop(table, error, pixels, budget)) is not None:
                 crops[place] = picture
     return ErrorGallery(tuple(crops[place] for place in sorted(crops)), counted)
-
-
-def pseudo_gallery(
-    predictor: Predictor, paths: Sequence[Path], budget: Budget, count: int = UNLABELED, batch: int = 8
-) -> tuple[Picture, ...]:
-    """What a detector finds on some unlabelled images, evenly taken from all of them."""
-    if not paths:
-        return ()
-    places = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(np.int64))
-    pictures: list[Picture] = []
-    for start in range(0, len(places), batch):
-        read: list[tuple[Path, NDArray[np.uint8]]] = []
-        for place in places[start : start + batch]:
-            try:
-                read.append((paths[place], read_image(paths[place], max_side=2 * predictor.image_size)))
-            except ImageError:
-                continue
-        if not read:
-            continue
-        found = predictor.detect([pixels for _, pixels in read], LEAST_SCORE, 100)
-        for (path, pixels), d in zip(read, found, strict=True):
-            uri = budget.spend(pixels, PICTURE)
-            if uri is None:
-                continue
-            height, width = pixels.shape[:2]
-            rows = zip(d.boxes.tolist(), d.labels.tolist(), d.scores.tolist(), strict=True)
-            marks = tuple(
-                Mark(
-                    (box[0], box[1], box[2], box[3]),
-                    "found",
-                    f"{predictor.classes[label]} {score:.2f}",
-                    label,
-                    score,
-                    _hex(label),
-                )
-                for box, label, score in rows
-            )
-            pictures.append(Picture(uri, width, height, path.name, "", marks))
-    return tuple(pictures)
-
-
-def class_key(pictures: Sequence[Picture], classes: Sequence[str], most: int = 20) -> list[tuple[str, str]]:
-    """Name and colour of the classes that pictures show, the most frequent first."""
-    counts: dict[int, int] = {}
-    for mark in (mark for picture in pictures for mark in picture.marks if mark.label >= 0):
-        counts[mark.label] = counts.get(mark.label, 0) + 1
-    order = sorted(counts, key=lambda label: -counts[label])[:most]
-    return [(classes[label], _hex(label)) for label in order]
-
-
-def _hex(label: int) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*class_colour(label))
 
 
 def _errors(table: AnnotationTable, detections: Sequence[Detections]) -> list[_Error]:

@@ -6,9 +6,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from sedet.config import TrainConfig
 from sedet.data.check import without_left_out
@@ -22,11 +19,21 @@ from sedet.files import unwritable, write_atomically
 from sedet.predict import agreed_classes, detect_table
 from sedet.predictor import Predictor, load
 from sedet.reporting import run_charts
-from sedet.reporting.gallery import LEAST_SCORE, Budget, class_key, error_gallery, pseudo_gallery
+from sedet.reporting.gallery import Budget, error_gallery
 from sedet.reporting.judged import Judged, judge
 from sedet.reporting.page import render
+from sedet.reporting.pseudo_gallery import PseudoGallery, unlabeled_gallery
 from sedet.reporting.run_folder import RunFolder, Score, Verdict, read_run, twin_of, verdict
-from sedet.reporting.sections import judged_values, maker_rows, setting_rows
+from sedet.reporting.sections import (
+    data_row,
+    data_values,
+    judged_values,
+    maker_rows,
+    pool_row,
+    pseudo_values,
+    setting_rows,
+    trainer_rows,
+)
 
 REPORT = "report.html"
 
@@ -118,7 +125,7 @@ def write_report(
     problems = list(data.problems)
     judged: Judged | None = None
     gallery = None
-    pictures: tuple[Any, ...] = ()
+    pseudo: PseudoGallery | None = None
     if predictor is None:
         problems.append("There is no detector in this folder yet, so nothing is judged.")
     else:
@@ -131,7 +138,7 @@ def write_report(
                 problems.append(f"{len(data.val) - len(table)} images to judge by could not be read and are left out.")
         elif data.val is None:
             problems.append("There are no validation labels, so the detector's answers are not judged.")
-        pictures = pseudo_gallery(predictor, data.pool, budget, batch=batch)
+        pseudo = unlabeled_gallery(predictor, data.pool, budget, "the shipped detector", batch)
     said = verdict(run, twin)
     values = judged_values(judged, gallery, None if data.foreign else run)
     if data.foreign and judged is not None:
@@ -147,19 +154,17 @@ def write_report(
         problems=problems,
         training=run_charts.training_charts(run),
         **values,
-        pseudo=pictures,
-        pseudo_classes=() if predictor is None else predictor.classes,
-        pseudo_key=class_key(pictures, () if predictor is None else predictor.classes),
-        pseudo_cut=0.3 if predictor is None else predictor.score,
-        pool=len(data.pool),
-        least_score=LEAST_SCORE,
+        **pseudo_values(pseudo),
+        **data_values(
+            "What was learnt from and judged by",
+            data_rows(data),
+            None if data.labeled is None else run_charts.data_chart(data.labeled),
+            run.log,
+        ),
         left_out=budget.left_out,
-        data_chart=None if data.labeled is None else run_charts.data_chart(data.labeled),
-        data_rows=data_rows(data),
         changed=setting_rows(run.config, changed=True),
         settings=setting_rows(run.config),
-        environment=environment_rows(run),
-        log=run.log,
+        environment=environment_rows(run, predictor),
     )
     write_atomically(target, page.encode("utf-8", "backslashreplace"), durable=False)
 
@@ -214,28 +219,17 @@ def subtitle(run: RunFolder) -> str:
 
 
 def data_rows(data: ReportData) -> list[tuple[str, ...]]:
-    """Name, images, boxes, boxes an image, and the median side of a box, of each part of the data."""
-    rows: list[tuple[str, ...]] = []
+    """A row for each part of the data that is there."""
     judged_by = "judged by (not the run's own)" if data.foreign else "validation"
-    for name, table in (("labelled", data.labeled), (judged_by, data.val)):
-        if table is None:
-            continue
-        boxes = int(table.class_counts().sum())
-        areas = np.concatenate([o.areas[~o.ignored] for o in table.objects]) if len(table) else np.zeros(0)
-        side = f"{float(np.sqrt(np.median(areas))):.0f} px" if len(areas) else "–"
-        rows.append((name, f"{len(table):,}", f"{boxes:,}", f"{boxes / max(1, len(table)):.1f}", side))
-    if data.pool:
-        rows.append(("unlabelled", f"{len(data.pool):,}", "–", "–", "–"))
-    return rows
+    parts = (("labelled", data.labeled), (judged_by, data.val))
+    rows = [data_row(name, table) for name, table in parts if table is not None]
+    return [*rows, pool_row("unlabelled", len(data.pool))] if data.pool else rows
 
 
-def environment_rows(run: RunFolder) -> list[tuple[str, str]]:
+def environment_rows(run: RunFolder, predictor: Predictor | None) -> list[tuple[str, str]]:
     """What it ran with, as the detector's file says, and what made this page."""
-    rows = [("device", f"{run.config.device}, precision {run.config.precision or 'of the device'}")]
-    versions = (run.shipped or {}).get("versions")
-    if isinstance(versions, dict):
-        rows += [(f"trained with {name}", str(value)) for name, value in versions.items()]
-    return [*rows, *maker_rows()]
+    asked = ("device", f"{run.config.device}, precision {run.config.precision or 'of the device'}")
+    return [asked, *trainer_rows([run.shipped or {}]), *maker_rows(None if predictor is None else predictor.device)]
 
 
 def _predictor(run: RunFolder, device: str) -> Predictor | None:

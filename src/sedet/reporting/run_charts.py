@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sedet.data.table import AnnotationTable
 from sedet.reporting.charts import Chart, Series, bars, lines
 from sedet.reporting.judged import Judged
@@ -219,20 +222,32 @@ def error_chart(judged: Judged) -> Chart:
     )
 
 
-def data_chart(labeled: AnnotationTable) -> Chart | None:
-    """Labelled boxes by class."""
-    counts = labeled.class_counts()
+def data_chart(table: AnnotationTable, use: str = "to learn from") -> Chart | None:
+    """Labelled boxes by class.
+
+    Args:
+        use: what the boxes are for.
+    """
+    counts = table.class_counts()
     order = sorted(range(len(counts)), key=lambda c: -int(counts[c]))[:20]
     if not order:
         return None
     return bars(
         "Labelled boxes by class",
-        [labeled.classes[c] for c in order],
+        [table.classes[c] for c in order],
         [("boxes", [float(counts[c]) for c in order])],
-        x_label="boxes to learn from",
-        description=f"{int(counts.sum())} boxes in {len(labeled)} images.",
+        x_label=f"boxes {use}",
+        description=f"{int(counts.sum())} boxes in {len(table)} images.{_ratio(counts)}",
         digits=0,
     )
+
+
+def _ratio(counts: NDArray[np.int64]) -> str:
+    """How unequal the classes that have boxes are, in a sentence."""
+    there = counts[counts > 0]
+    if len(there) < 2:
+        return ""
+    return f" The most frequent class has {there.max() / there.min():.1f} times the boxes of the rarest."
 
 
 def _f1(precision: float, recall: float) -> float:

@@ -1,21 +1,28 @@
-"""What pages share: what they show of a judged detector (the template ``judged.html``), of settings and of versions."""
+"""What pages share: what they show of a judged detector (the template ``judged.html``), of pseudo labels, of data, of
+settings, and of what made them."""
 
 from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import torch
 
 from sedet.catalog import METHODS
 from sedet.config import TrainConfig
 from sedet.data.split import few_to_judge
+from sedet.data.table import AnnotationTable
+from sedet.origin import commit, device_name, processor_name
 from sedet.reporting import run_charts
+from sedet.reporting.charts import Chart
 from sedet.reporting.gallery import ErrorGallery
 from sedet.reporting.judged import Judged, most_confused
+from sedet.reporting.pseudo_gallery import PseudoGallery
 from sedet.reporting.run_folder import RunFolder
 from sedet.settings import field_docs, names
 
@@ -86,13 +93,51 @@ def matrix_rows(judged: Judged) -> Matrix:
     return Matrix((*(classes[c] for c in kept), "missed"), tuple(rows), len(seen) - len(kept))
 
 
-def setting_rows(config: TrainConfig, changed: bool = False) -> list[tuple[str, str, str]]:
+def pseudo_values(gallery: PseudoGallery | None, missing: str = "") -> dict[str, Any]:
+    """What the template ``pseudo.html`` shows.
+
+    Args:
+        missing: why there is no gallery, a sentence; "" leaves the section out.
+    """
+    return {"pseudo": gallery if gallery is not None and gallery.pictures else None, "pseudo_missing": missing}
+
+
+def data_values(
+    caption: str, rows: Sequence[tuple[str, ...]], chart: Chart | None, log: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What the template ``data.html`` shows: a table of the parts of the data, and boxes by class.
+
+    Args:
+        rows: from :func:`data_row` and :func:`pool_row`.
+        log: what the training said.
+    """
+    return {"data_caption": caption, "data_rows": rows, "data_chart": chart, "log": log}
+
+
+def data_row(name: str, table: AnnotationTable) -> tuple[str, ...]:
+    """Name, images, boxes, boxes an image, and the median side of a box in pixels of the original image."""
+    boxes = int(table.class_counts().sum())
+    areas = np.concatenate([o.areas[~o.ignored] for o in table.objects]) if len(table) else np.zeros(0)
+    side = f"{float(np.sqrt(np.median(areas))):.0f} px" if len(areas) else "–"
+    return name, f"{len(table):,}", f"{boxes:,}", f"{boxes / max(1, len(table)):.1f}", side
+
+
+def pool_row(name: str, images: int) -> tuple[str, ...]:
+    """The same of images without labels."""
+    return name, f"{images:,}", "–", "–", "–"
+
+
+def setting_rows(config: TrainConfig, changed: bool = False, methods: Sequence[str] = ()) -> list[tuple[str, str, str]]:
     """Name, value and meaning of each setting; ``changed``: of those that differ from what the code has, which in a
     run are also those that its plan filled in.
 
     Groups of methods that were not used are left out.
+
+    Args:
+        methods: that were used. Default: the one of the settings.
     """
-    unused = {entry.group for name, entry in METHODS.items() if entry.group and name != config.method}
+    used = methods or (config.method,)
+    unused = {entry.group for name, entry in METHODS.items() if entry.group and name not in used}
     default, rows = TrainConfig(), []
     for name in names(TrainConfig):
         group, _, leaf = name.rpartition(".")
@@ -108,11 +153,39 @@ def setting_rows(config: TrainConfig, changed: bool = False) -> list[tuple[str, 
     return rows
 
 
-def maker_rows() -> list[tuple[str, str]]:
-    """What made a page."""
+def trainer_rows(told: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """What trainings ran on and with, as far as their detectors' files or rows tell; of several trainings every value.
+
+    Args:
+        told: ``device``, a name, ``commit`` and ``versions`` by package, of each training; files from before may lack
+            them.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for facts in told:
+        versions = facts.get("versions")
+        values = {"trained on": facts.get("device")}
+        values |= {f"trained with {name}": v for name, v in versions.items()} if isinstance(versions, Mapping) else {}
+        values |= {"trained at commit": facts.get("commit")}
+        for name, value in values.items():
+            if isinstance(value, str):
+                found.setdefault(name, {})[value] = None
+    return [(name, ", ".join(values)) for name, values in found.items()]
+
+
+def maker_rows(device: torch.device | None = None) -> list[tuple[str, str]]:
+    """What made a page.
+
+    Args:
+        device: where it ran a detector; None where it ran none.
+    """
+    rows = [("processor of this report", processor_name())]
+    if device is not None and device.type == "cuda":
+        rows.append(("GPU of this report", device_name(device)))
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     made = f"sedet {version('sedet')}, {time.strftime('%Y-%m-%d %H:%M')}"
-    return [("system of this report", system), ("report made by", made)]
+    rows += [("system of this report", system), ("report made by", made)]
+    known = commit()
+    return rows if known is None else [*rows, ("report made at commit", known)]
 
 
 def _shown(value: object) -> str:
