@@ -15,8 +15,7 @@ from sedet.flags import POSITIONAL, parse, scan
 from sedet.text import printable
 
 if TYPE_CHECKING:
-    from sedet.compare.cells import Comparison
-    from sedet.data.table import AnnotationTable
+    from sedet.compare.cells import Comparison, Pool
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ def run(comparison: Comparison, jobs: int | None) -> int:
             say(line)
         files = write_tables(comparison, entries)
         plot.draw(entries, comparison.out / "ap.svg")
-        files += [comparison.out / "ap.svg", *_report(comparison, entries, pool.val, say)]
+        files += [comparison.out / "ap.svg", *_report(comparison, entries, pool, say)]
         say(f"Written: {', '.join(map(str, files))}")
     if failed:
         raise SedetError(
@@ -176,7 +175,7 @@ def run(comparison: Comparison, jobs: int | None) -> int:
 
 
 def _report(
-    comparison: Comparison, entries: Sequence[dict[str, Any]], val: AnnotationTable, say: Callable[[str], None]
+    comparison: Comparison, entries: Sequence[dict[str, Any]], pool: Pool, say: Callable[[str], None]
 ) -> list[Path]:
     """``report.html``; what goes wrong with it is a warning, for the table is there."""
     from sedet.files import write_atomically
@@ -184,7 +183,7 @@ def _report(
 
     target = comparison.out / "report.html"
     try:
-        write_atomically(target, comparison_page(comparison, entries, val), durable=False)
+        write_atomically(target, comparison_page(comparison, entries, pool), durable=False)
     except Exception as error:  # a full disk, a picture that is gone, a bug
         say(f"Warning: the report could not be made ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
         return []

@@ -5,46 +5,70 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sedet.compare.cells import Cell, Comparison
+from sedet.compare.cells import ALL, Cell, Comparison, Pool
 from sedet.compare.table import COLUMNS, caveats, cells_of, load_rows, read_detections, row_file
+from sedet.data.formats import read_table
+from sedet.data.layout import absolute
 from sedet.data.table import AnnotationTable
+from sedet.errors import SedetError
 from sedet.evaluation.pseudo_labels import best_row, label_sweep
-from sedet.reporting.charts import Chart, Series, bars, lines
+from sedet.predictor import Predictor, load
+from sedet.reporting.comparison_charts import (
+    ap_charts,
+    cost_chart,
+    fewest_labels,
+    gain_charts,
+    part_charts,
+    training_charts,
+)
 from sedet.reporting.gallery import Budget, error_gallery
 from sedet.reporting.judged import judge
 from sedet.reporting.page import render
+from sedet.reporting.pseudo_gallery import unlabeled_gallery
+from sedet.reporting.run_charts import data_chart
 from sedet.reporting.run_folder import Score, Verdict
-from sedet.reporting.sections import judged_values, maker_rows, setting_rows
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from sedet.reporting.sections import (
+    data_row,
+    data_values,
+    judged_values,
+    maker_rows,
+    pool_row,
+    pseudo_values,
+    setting_rows,
+    trainer_rows,
+)
 
 Row = Mapping[str, Any]
-MOST_METHODS = 8
-"""Methods with a line of their own: those that the colours tell apart."""
 SCORE = 0.3
 """Errors are counted from here on where no detection is right."""
 
 
-def comparison_page(comparison: Comparison, entries: Sequence[Row], val: AnnotationTable) -> bytes:
+def comparison_page(comparison: Comparison, entries: Sequence[Row], pool: Pool) -> bytes:
     """The page of a comparison, UTF-8.
 
     Args:
         entries: from :func:`sedet.compare.table.summarize`; one at least.
-        val: what every cell was judged by.
+        pool: what labels were drawn from, what every cell was judged by, and the unlabelled images.
     """
     budget = Budget()
-    rows = load_rows(comparison)
+    rows, val = load_rows(comparison), pool.val
     best = _best_cell(entries, rows)
-    judged = gallery = None
+    judged = gallery = predictor = pseudo = None
     if best is not None and val.class_counts().sum():
         found = read_detections(row_file(comparison, best), len(val))
         top = best_row(label_sweep(val, found))
         judged = judge(val, found, SCORE if top is None else top.threshold)
         gallery = error_gallery(val, found, judged.cut, budget)
-    what = "" if best is None else f"Quality of {best.method}, {best.labels} of the labels, fold {best.fold}"
+    which = "" if best is None else f"{best.method}, {best.labels} of the labels, fold {best.fold}"
+    missing = "No run has an AP, so there is no best method to show pseudo labels of."
+    if best is not None:
+        predictor, missing = _detector(comparison, best)
+    if best is not None and predictor is not None:
+        paths = _without_labels(comparison, best, pool)
+        pseudo = unlabeled_gallery(predictor, paths, budget, f"the detector of {which},")
+        missing = "There are no unlabelled images to show pseudo labels on."
     methods = list(dict.fromkeys(entry["method"] for entry in entries))
     labels = list(dict.fromkeys(entry["labels"] for entry in entries))
     page = render(
@@ -57,11 +81,18 @@ def comparison_page(comparison: Comparison, entries: Sequence[Row], val: Annotat
         columns=COLUMNS,
         table_rows=[cells_of(dict(entry)) for entry in entries],
         caveats=caveats(entries),
-        charts=[*_ap_charts(entries), *_gain_charts(entries), *_part_charts(entries, rows), _cost_chart(entries)],
-        **judged_values(judged, gallery, what=what),
+        charts=[*ap_charts(entries), *gain_charts(entries), *part_charts(entries, rows), cost_chart(entries)],
+        training=training_charts(comparison.out / "runs", entries, rows),
+        **judged_values(judged, gallery, what=f"Quality of {which}"),
+        **pseudo_values(pseudo, missing),
+        **data_values(
+            "What was learnt from and judged by",
+            _data_rows(comparison, rows, pool),
+            data_chart(pool.table, "to draw labels from"),
+        ),
         runs=_run_rows(comparison, rows),
-        changed=setting_rows(comparison.settings, changed=True),
-        environment=_environment(comparison, list(rows.values())),
+        changed=setting_rows(comparison.settings, changed=True, methods=methods),
+        environment=_environment(comparison, list(rows.values()), predictor),
         left_out=budget.left_out,
     )
     return page.encode("utf-8", "backslashreplace")
@@ -69,7 +100,7 @@ def comparison_page(comparison: Comparison, entries: Sequence[Row], val: Annotat
 
 def comparison_verdict(entries: Sequence[Row]) -> Verdict:
     """What the labels alone gave with the fewest labels, and what the best method added to it."""
-    fewest = _fewest(entries)
+    fewest = fewest_labels(entries)
     scores: list[Score] = []
     labels = fewest[0]["labels"] if fewest else "all"
     alone = next((e for e in fewest if e["method"] == "supervised"), None)
@@ -111,12 +142,6 @@ def comparison_verdict(entries: Sequence[Row]) -> Verdict:
     return Verdict(headline, gain, tuple(scores), tuple(notes), "", good)
 
 
-def _fewest(entries: Sequence[Row]) -> list[Row]:
-    """The entries with the fewest labels, the ceiling aside."""
-    shares = [entry for entry in entries if not entry["ceiling"]]
-    return [entry for entry in shares if entry["labels"] == shares[0]["labels"]]
-
-
 def _runs(entry: Row) -> str:
     spread = "" if entry["ap_deviation"] is None else f" ± {entry['ap_deviation']:.1f}"
     return f"{entry['runs']} runs{spread}" if entry["runs"] > 1 else "1 run"
@@ -124,128 +149,12 @@ def _runs(entry: Row) -> str:
 
 def _best_cell(entries: Sequence[Row], rows: Mapping[Cell, Row]) -> Cell | None:
     """The first run of the best method with the fewest labels."""
-    known = [entry for entry in _fewest(entries) or entries if entry["ap"] is not None]
+    known = [entry for entry in fewest_labels(entries) or entries if entry["ap"] is not None]
     if not known:
         return None
     best = max(known, key=lambda entry: entry["ap"])
     same = [c for c in rows if c.method == best["method"] and rows[c]["labels"] == best["labels"]]
     return min(same, default=None)
-
-
-def _ap_charts(entries: Sequence[Row]) -> list[Chart]:
-    """AP over the number of labels, where there are several."""
-    shares = list(dict.fromkeys(e["labels"] for e in entries if not e["ceiling"]))
-    methods = list(dict.fromkeys(e["method"] for e in entries if not e["ceiling"]))[:MOST_METHODS]
-    top = next((e["ap"] for e in entries if e["ceiling"] and e["ap"] is not None), None)
-    if len(shares) < 2:
-        return []
-
-    def ap(method: str, labels: str) -> float:
-        found = (e["ap"] for e in entries if e["method"] == method and e["labels"] == labels and not e["ceiling"])
-        return _number(next(found, None))
-
-    def ticks(axes: Axes) -> None:
-        axes.set_xticks(range(len(shares)), shares)
-
-    series = [
-        Series(method, list(map(float, range(len(shares)))), [ap(method, label) for label in shares])
-        for method in methods
-    ]
-    chart = lines(
-        "AP by labels",
-        series,
-        x_label="labels",
-        y_label="AP",
-        description="Mean over folds and seeds." + ("" if top is None else f" All labels give {top:.1f} AP."),
-        x_range=(-0.3, len(shares) - 0.7),
-        marker=True,
-        level=None if top is None else ("all labels", top),
-        table=False,
-        more=ticks,
-        x_names=shares,
-    )
-    return [chart]
-
-
-def _gain_charts(entries: Sequence[Row]) -> list[Chart]:
-    """The gain over supervised with its interval."""
-    gains = [entry for entry in entries if entry["gain"] is not None]
-    if not gains:
-        return []
-    return [
-        bars(
-            "Gain over the labels alone",
-            [f"{entry['method']}, {entry['labels']}" for entry in gains],
-            [("gain", [entry["gain"] for entry in gains])],
-            x_label="AP",
-            description="The line through a bar is the 95 % interval over the images: where it crosses zero, the gain "
-            "may be chance.",
-            ends=[(entry["low"], entry["high"]) for entry in gains],
-        )
-    ]
-
-
-def _part_charts(entries: Sequence[Row], rows: Mapping[Cell, Row]) -> list[Chart]:
-    """AP by method, by size and by class, with the fewest labels."""
-    fewest = _fewest(entries) or list(entries)
-    methods = [entry["method"] for entry in fewest][:MOST_METHODS]
-    of = {
-        method: [r for c, r in rows.items() if c.method == method and r["labels"] == fewest[0]["labels"]]
-        for method in methods
-    }
-    charts = [
-        bars(
-            f"AP, {fewest[0]['labels']} of the labels",
-            methods,
-            [
-                (name, [_mean([row[key] for row in of[method]]) for method in methods])
-                for name, key in (("AP", "ap"), ("AP50", "ap50"))
-            ],
-            x_label="percent points",
-            description="Mean over folds and seeds.",
-        ),
-        bars(
-            "AP by size of objects",
-            ["small", "medium", "large"],
-            [
-                (method, [_mean([row[f"ap_{size}"] for row in of[method]]) for size in ("small", "medium", "large")])
-                for method in methods
-            ],
-            x_label="AP",
-            description="Small is under 32², large over 96² pixels of the original image.",
-        ),
-    ]
-    counts: dict[str, int] = {}
-    for row in (row for group in of.values() for row in group):
-        counts |= {name: int(figures["boxes"] or 0) for name, figures in row["per_class"].items()}
-    names = sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])[:15]
-    if len(names) > 1:
-        charts.append(
-            bars(
-                "AP by class",
-                [f"{name} ({counts[name]})" for name in names],
-                [
-                    (
-                        method,
-                        [_mean([row["per_class"].get(name, {}).get("ap") for row in of[method]]) for name in names],
-                    )
-                    for method in methods
-                ],
-                x_label="AP (objects in brackets)",
-                description="" if len(names) == len(counts) else "The classes with the most objects.",
-            )
-        )
-    return charts
-
-
-def _cost_chart(entries: Sequence[Row]) -> Chart:
-    return bars(
-        "Time of a run",
-        [f"{entry['method']}, {entry['labels']}" for entry in entries],
-        [("minutes", [_number(entry["seconds"]) / 60 for entry in entries])],
-        x_label="minutes, the shared burn-in included",
-        description="On the machine that ran it.",
-    )
 
 
 def _run_rows(comparison: Comparison, rows: Mapping[Cell, Row]) -> list[dict[str, Any]]:
@@ -272,25 +181,57 @@ def _run_rows(comparison: Comparison, rows: Mapping[Cell, Row]) -> list[dict[str
     return found
 
 
-def _environment(comparison: Comparison, rows: Sequence[Row]) -> list[tuple[str, str]]:
+def _detector(comparison: Comparison, cell: Cell) -> tuple[Predictor | None, str]:
+    """The detector of a cell; or None, and why there is none, in a sentence."""
+    file = Path("runs") / cell.name / "best.safetensors"
+    if not (comparison.out / file).is_file():
+        return None, f"The best run's detector, {file.as_posix()}, is not here, so its pseudo labels are not shown."
+    try:
+        return load(comparison.out / file, comparison.settings.device), ""
+    except SedetError as error:
+        return None, f"The best run's detector cannot be loaded, so its pseudo labels are not shown: {error}"
+
+
+def _labeled_part(comparison: Comparison, cell: Cell, pool: Pool) -> AnnotationTable | None:
+    """The labels that were drawn for a cell; None where they are gone."""
+    if cell.percent == ALL:
+        return pool.table
+    try:
+        return read_table(comparison.out / "data" / cell.data / "labeled.json", absolute(pool.table.root))
+    except SedetError:
+        return None
+
+
+def _without_labels(comparison: Comparison, cell: Cell, pool: Pool) -> list[Path]:
+    """The unlabelled images of a cell, without those whose labels it had."""
+    part = _labeled_part(comparison, cell, pool)
+    labeled = set() if part is None else {absolute(entry.path) for entry in part.images}
+    every = [*(entry.path for entry in pool.table.images), *pool.more]
+    return [path for path in every if absolute(path) not in labeled]
+
+
+def _data_rows(comparison: Comparison, rows: Mapping[Cell, Row], pool: Pool) -> list[tuple[str, ...]]:
+    """What labels were drawn from, the first fold of each share of them, what was judged by, and the pool."""
+    found = []
+    first = {(cell.percent, cell.shots): cell for cell in sorted(rows, reverse=True) if cell.percent != ALL}
+    for cell in sorted(first.values()):
+        part = _labeled_part(comparison, cell, pool)
+        if part is not None:
+            found.append(data_row(f"labelled, {cell.labels}, fold {cell.fold}", part))
+    found += [data_row("labelled, all", pool.table), data_row("validation", pool.val)]
+    return [*found, pool_row("unlabelled, with the labelled images", len(pool.table) + len(pool.more))]
+
+
+def _environment(comparison: Comparison, rows: Sequence[Row], predictor: Predictor | None) -> list[tuple[str, str]]:
     told = [("labelled data", comparison.data), ("judged by", comparison.val)]
-    for key in ("device", "detector", "backbone", "image_size", "steps", "batch", "rate"):
-        values = dict.fromkeys(str(row[key]) for row in rows if row.get(key) is not None)
+    for key in ("detector", "backbone", "image_size", "steps", "batch", "rate"):
+        values = dict.fromkeys(_told(row[key]) for row in rows if row.get(key) is not None)
         told += [(key, ", ".join(values))] if values else []
-    versions: dict[str, dict[str, None]] = {}
-    for row in rows:
-        for name, value in (row.get("versions") or {}).items():
-            versions.setdefault(name, {})[str(value)] = None
-    return [*told, *((f"trained with {name}", ", ".join(values)) for name, values in versions.items()), *maker_rows()]
+    return [*told, *trainer_rows(rows), *maker_rows(None if predictor is None else predictor.device)]
 
 
-def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None and not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+def _told(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _shown(value: float | None) -> str:

@@ -106,7 +106,7 @@ def judged_gallery(
 
 def _evenly(count: int) -> list[int]:
     """At most SHOWN places of a row, evenly taken."""
-    return np.unique(np.linspace(0, count - 1, min(count, SHOWN)).round().astype(np.int64)).tolist()
+    return [int(place) for place in np.unique(np.linspace(0, count - 1, min(count, SHOWN)).round())]
 
 
 def _pictured(
