@@ -1,15 +1,23 @@
-"""A run folder with names that would do harm in a page, made without training."""
+"""A run folder and a comparison with names that would do harm in a page, made without training."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from sedet.compare.cells import Comparison, Pool, make_cells, read_pool, write_data
+from sedet.compare.table import FIGURES, row_file
 from sedet.config import TrainConfig
+from sedet.data.write import write_json
 from sedet.detectors.file import save_detector
+from sedet.evaluation.coco import coco_metrics
+from sedet.evaluation.stored import save_detections
+from sedet.predict import detect_table
+from sedet.predictor import load
 from sedet.settings import save_config
 from tests import tiny
 from tests.data.sets import coco
@@ -47,6 +55,32 @@ def run_folder(root: Path) -> Path:
     facts = {"step": 4, "metrics": {"ap": 15.0, "best_score": 0.2}, "versions": {"torch": torch.__version__}}
     save_detector(out / "best.safetensors", tiny.detector(2, confident=True), (SCRIPT, QUOTE), 64, facts)
     return out
+
+
+def comparison_folder(root: Path) -> tuple[Comparison, Pool]:
+    """A finished comparison of two methods on half of the labels, beside the data of :func:`run_folder`."""
+    own, folder = settings(root / "run"), root / "comparison"
+    cells = make_cells(("supervised", "sed"), (50,), (1,), (0,), ceiling=False, more_images=True)
+    assert own.val is not None
+    chosen = replace(TrainConfig(), device="cpu", image_size=64)
+    made = Comparison(own.labeled, own.val, None, None, chosen, folder, cells, own.unlabeled)
+    pool = read_pool(made)
+    write_data(made, pool)
+    predictor = load(root / "run", "cpu")
+    table, found = detect_table(predictor, pool.val)
+    metrics = coco_metrics(table, found)
+    for gain, cell in enumerate(cells):
+        run = folder / "runs" / cell.name
+        run.mkdir(parents=True)
+        shutil.copy(root / "run" / "best.safetensors", run)
+        judged = [{"step": 2, "teacher_ap": 10.0}, {"step": 3}, {"step": 4, "teacher_ap": 15.0 + gain}]
+        write_json(run.with_name(f"{cell.name}.json"), {"finished": True, "rows": judged})
+        row = {key: getattr(metrics, key, None) for key in FIGURES}
+        row |= {"ap": 15.0 + gain, "seconds": 60.0, "per_class": metrics.to_dict()["per_class"]}
+        row |= {"settings": {"burn_in": 0.5}, "steps": 4, "device": "a processor", "versions": {"sedet": "0"}}
+        write_json(row_file(made, cell), row)
+        save_detections(row_file(made, cell).with_suffix(".npz"), found)
+    return made, pool
 
 
 def settings(folder: Path) -> TrainConfig:

@@ -7,17 +7,42 @@ from pathlib import Path
 
 import pytest
 
+from sedet.compare.table import summarize
+from sedet.evaluation.analysis import analyze
+from sedet.reporting.comparison_page import comparison_page
 from sedet.reporting.report import report
 
 from .browser import Page, browser, needs_chromium
-from .made import FILE, QUOTE, SCRIPT, run_folder
+from .made import FILE, QUOTE, SCRIPT, comparison_folder, run_folder, settings
 
 pytestmark = needs_chromium
 
 
+KINDS = ("run", "comparison", "analysis")
+every = pytest.mark.parametrize("kind", KINDS)
+
+
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return report(run_folder(tmp_path_factory.mktemp("made")), device="cpu")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A page of each kind, all with the same classes and images."""
+    root = tmp_path_factory.mktemp("made")
+    run = run_folder(root)
+    made, pool = comparison_folder(root)
+    (root / "comparison.html").write_bytes(comparison_page(made, summarize(made, pool.val), pool))
+    data = settings(run)
+    analyze(run, data.val or "", unlabeled=data.unlabeled, out=root / "analysis", device="cpu")
+    pages = (report(run, device="cpu"), root / "comparison.html", root / "analysis" / "report.html")
+    return dict(zip(KINDS, pages, strict=True))
+
+
+@pytest.fixture
+def kind() -> str:
+    return "run"
+
+
+@pytest.fixture
+def file(files: dict[str, Path], kind: str) -> Path:
+    return files[kind]
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +53,9 @@ def tab() -> Iterator[Page]:
 
 @pytest.fixture
 def page(tab: Page, file: Path) -> Page:
-    """The report, opened anew at a desktop's width."""
+    """A page, opened anew at a desktop's width."""
     tab.view(1280, 900)
+    tab.requests.clear()
     tab.open(file)
     return tab
 
@@ -48,6 +74,7 @@ def cards(page: Page, gallery: str) -> list[dict[str, str]]:
     )
 
 
+@every
 def test_it_opens_without_an_error_and_loads_nothing(page: Page) -> None:
     shown = "[...document.images].map(i => { i.loading = 'eager'; return i.decode().then(() => 1); })"
     assert page.run(f"Promise.all({shown}).then(a => a.length)") > 5
@@ -67,6 +94,7 @@ def test_the_policy_stops_what_is_not_the_pages_own(tab: Page, file: Path, tmp_p
     del tab.problems[before:]
 
 
+@every
 def test_names_from_outside_are_text_and_nothing_more(page: Page) -> None:
     assert page.run("window.harm") is None
     shown = page.run("document.body.textContent")
@@ -76,6 +104,7 @@ def test_names_from_outside_are_text_and_nothing_more(page: Page) -> None:
     assert classes == ["all", SCRIPT, QUOTE]
 
 
+@every
 def test_errors_are_filtered_by_kind_class_and_score(page: Page) -> None:
     every = cards(page, "gallery")
     kinds = {card["kind"] for card in every}
@@ -104,6 +133,7 @@ def test_more_pictures_come_with_the_button(page: Page) -> None:
         assert len(cards(page, "gallery")) == total
 
 
+@every
 def test_pseudo_labels_are_filtered_by_class_and_score(page: Page) -> None:
     def shown() -> list[list[float]]:
         return page.run(  # type: ignore[no-any-return]
@@ -134,6 +164,7 @@ def test_the_threshold_tells_precision_and_recall(page: Page) -> None:
     assert float(after[:4]) == pytest.approx(float(before[:4]) + 0.01) and "of the boxes are right" in after
 
 
+@every
 def test_the_keyboard_reaches_everything(page: Page) -> None:
     page.press("Tab", 9)
     assert page.run("document.activeElement.className") == "skip"
@@ -156,7 +187,8 @@ def test_a_screen_reader_is_told(page: Page) -> None:
     assert len(names["main"]) == 1 and names["navigation"] == ["Sections"]
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@every
+@pytest.mark.parametrize("width", [360, 1280])
 def test_it_fits_the_width(page: Page, width: int) -> None:
     page.view(width, 844)
     wide = page.run(
@@ -168,9 +200,10 @@ def test_it_fits_the_width(page: Page, width: int) -> None:
     assert min(text) > 7, "letters of charts can be read"
 
 
+@every
 def test_light_and_dark(page: Page) -> None:
     paper = "getComputedStyle(document.querySelector('section')).backgroundColor"
-    line = "getComputedStyle(document.querySelector('.chart svg path[style*=series-0]')).stroke"
+    line = "getComputedStyle(document.querySelector('.chart svg path[style*=\"stroke: var(--series-0)\"]')).stroke"
     light = page.run(paper), page.run(line)
     page.view(1280, 900, dark=True)
     dark = page.run(paper), page.run(line)

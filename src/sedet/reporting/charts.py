@@ -151,6 +151,7 @@ def lines(
                 linestyle=dashes,
                 marker="o" if marker and not dense else None,
                 markersize=3.5,
+                clip_on=not marker,  # a point at the end of an axis is drawn whole
             )
         if level is not None:
             axes.axhline(level[1], color=MUTED, linestyle=(0, (1, 2)), linewidth=1.2, label=_legend(level[0]))
