@@ -223,7 +223,7 @@ def test_the_command(data: Path, detector: Path, tmp_path: Path, capsys: pytest.
         assert word in printed
     assert {file.name for file in (tmp_path / "a").iterdir()} == PLOTS | {NUMBERS, REPORT}
     page = (tmp_path / "a" / REPORT).read_text(encoding="utf-8")
-    for word in ("AP50", "As labels", "Calibration error", "data:image/jpeg"):
+    for word in ("AP50", "As labels", "Calibration error", "data:image/jpeg", "on 4 of 4 images that it is judged by"):
         assert word in page
     for name in PLOTS:
         with Image.open(tmp_path / "a" / name) as picture:
@@ -239,6 +239,18 @@ def test_the_command(data: Path, detector: Path, tmp_path: Path, capsys: pytest.
     assert set(facts) >= {"false_negatives", "localization", "sizes", "consistency", "imbalance", "calibration"}
     assert cli.main(argv) == 2  # the folder is in use now
     assert "is in use" in capsys.readouterr().err
+
+
+def test_pseudo_labels_of_other_images(
+    data: Path, detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["analyze", str(detector), "--data", str(data / "val.json"), "--out", str(tmp_path / "a"), "--device", "cpu"]
+    assert cli.main([*argv, "--unlabeled", "absent"]) == 2
+    assert "there is no such file or folder" in capsys.readouterr().err and not (tmp_path / "a").exists()
+    assert cli.main([*argv, "--unlabeled", str(data / "unlabeled")]) == 0
+    page = (tmp_path / "a" / REPORT).read_text(encoding="utf-8")
+    assert "on 1 of 1 unlabelled images, evenly taken. Nobody has checked these boxes." in page
+    assert 'id="data"' in page and ">unlabelled<" in page
 
 
 def consistency_title(facts: dict[str, Any]) -> str:

@@ -1,10 +1,18 @@
-"""What a comparison's report says first, against entries made by hand."""
+"""A comparison's report: what it says first, against entries made by hand, and what it has of what is there."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from sedet.reporting.comparison_page import comparison_verdict
+import pytest
+
+from sedet.compare.cells import Cell, Comparison, Pool, write_data
+from sedet.compare.table import load_rows, summarize
+from sedet.reporting.comparison_charts import training_charts
+from sedet.reporting.comparison_page import _without_labels, comparison_page, comparison_verdict
+
+from .made import comparison_folder, run_folder
 
 SUPERVISED: dict[str, Any] = {
     "labels": "10 %",
@@ -71,3 +79,57 @@ def test_what_is_missing() -> None:
     assert comparison_verdict([ALL]).headline.startswith("No method that uses unlabelled images")
     alone = comparison_verdict([SED | {"gain": None, "low": None, "high": None}])
     assert alone.headline == "sed reaches 22.0 AP with 10 % of the labels." and "not known" in alone.notes[0]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Pool]:
+    root = tmp_path_factory.mktemp("made")
+    run_folder(root)
+    return comparison_folder(root)
+
+
+def page(made: tuple[Comparison, Pool]) -> str:
+    return comparison_page(made[0], summarize(made[0], made[1].val), made[1]).decode()
+
+
+def test_everything_is_in_it(made: tuple[Comparison, Pool]) -> None:
+    text = page(made)
+    sections = ("verdict", "table", "training", "quality", "pseudo", "data", "runs", "settings", "environment")
+    assert all(f'<section id="{name}"' in text for name in sections)
+    assert "the detector of sed, 50 % of the labels, fold 1, would label" in text
+    for row in ("labelled, 50 %, fold 1", "labelled, all", "validation", "unlabelled, with the labelled images"):
+        assert f">{row}<" in text
+    assert "chosen for every run, by hand or by a protocol" in text and "a processor" in text
+
+
+def test_curves_are_means_over_runs_with_the_fewest_labels(made: tuple[Comparison, Pool]) -> None:
+    comparison, pool = made
+    entries, rows = summarize(comparison, pool.val), load_rows(comparison)
+    (chart,) = training_charts(comparison.out / "runs", entries, rows)
+    assert chart.rows == (("2", "10.0", "10.0"), ("4", "15.0", "16.0")) and chart.columns[1:] == ("supervised", "sed")
+    again = {replace(cell, seed=1): row for cell, row in rows.items()}  # nothing is kept of these
+    (same,) = training_charts(comparison.out / "runs", entries, rows | again)
+    assert same.rows == chart.rows
+    assert training_charts(comparison.out, entries, rows) == []
+
+
+def test_pseudo_labels_are_shown_on_images_whose_labels_were_not_used(made: tuple[Comparison, Pool]) -> None:
+    comparison, pool = made
+    one = Cell(0.0, 1, 0, "sed", shots=1)  # an image of each of the two classes
+    write_data(replace(comparison, cells=(one,)), pool)
+    assert len(pool.table) == 6 and len(pool.more) == 5
+    assert len(_without_labels(comparison, one, pool)) == 4 + 5
+    assert _without_labels(comparison, Cell(100.0, 1, 0, "sed"), pool) == list(pool.more)
+
+
+def test_a_detector_that_is_gone_is_told(made: tuple[Comparison, Pool]) -> None:
+    file = made[0].out / "runs" / "p50-f1-s0-sed" / "best.safetensors"
+    whole = file.read_bytes()
+    try:
+        file.write_bytes(b"damaged")
+        assert "detector cannot be loaded, so its pseudo labels are not shown" in page(made)
+        file.unlink()
+        text = page(made)
+        assert "runs/p50-f1-s0-sed/best.safetensors, is not here" in text and 'id="pseudo-gallery"' not in text
+    finally:
+        file.write_bytes(whole)
