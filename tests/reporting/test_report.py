@@ -12,7 +12,9 @@ import pytest
 
 from sedet import cli
 from sedet.data.formats import read_table
+from sedet.detectors.file import load_detector
 from sedet.errors import ConfigError, SedetError
+from sedet.origin import commit, processor_name
 from sedet.reporting import report as module
 from sedet.reporting.gallery import Budget, error_gallery
 from sedet.reporting.judged import judge
@@ -200,6 +202,10 @@ def test_training_writes_it_and_a_failure_costs_nothing(
     config = replace(runs.data(tmp_path), report=True)
     done = train(config)
     assert done.finished and (done.run / "report.html").is_file()
+    told = load_detector(done.run).metadata
+    assert told["device"] == processor_name() and told["commit"] == commit()
+    text = Reader((done.run / "report.html").read_text(encoding="utf-8")).text
+    assert "trained on" in text and processor_name() in "".join(text)
     assert f"Report:   {done.run / 'report.html'}" in capsys.readouterr().err
 
     def full(*_: object, **__: object) -> None:
