@@ -29,7 +29,7 @@ from sedet.evaluation.pseudo_labels import pseudo_label_quality
 from sedet.evaluation.stored import save_detections
 from sedet.settings import to_dict
 from sedet.training.plan import resolve_device
-from sedet.training.unattended import finish_run
+from sedet.training.unattended import Busy, finish_run, is_locked
 from sedet.training.validate import Judge
 
 
@@ -55,14 +55,17 @@ class Setting:
     on_machine: Mapping[str, Any] = field(default_factory=dict)
 
 
-def measure(cell: Cell, setting: Setting) -> str:
+def measure(cell: Cell, setting: Setting, wait: bool = True) -> str:
     """Measure a cell, or what is missing of it.
+
+    Args:
+        wait: for another runner that trains the burn-in.
 
     Returns:
         What was done, one line.
 
     Raises:
-        Busy: another runner is at it.
+        Busy: another runner is at it, or at its burn-in.
         SedetError: anything a user can mend.
     """
     refuse(cell, setting)
@@ -83,10 +86,12 @@ def measure(cell: Cell, setting: Setting) -> str:
         )
 
     config = replace(job.config, **setting.on_machine)
+    folder = setting.work / "runs" / f"{cell.run_name}-{job.config_id}"
+    if is_locked(folder.with_name(f"{folder.name}.lock")):
+        raise Busy(f"another runner is at {folder.name}")
     burn = setting.work / "runs" / f"{cell.dataset}-{cell.percent:g}-f{cell.fold}-s{cell.seed}-burn-in-{job.burn_in_id}"
     burn_config = replace(job.burn_in, out=str(burn), stop=job.burn_in_steps, **setting.on_machine)
-    burn_record = finish_run(burn_config, burn, setting.provenance.commit, wait=True)
-    folder = setting.work / "runs" / f"{cell.run_name}-{job.config_id}"
+    burn_record = finish_run(burn_config, burn, setting.provenance.commit, wait=wait)
     config = replace(config, out=str(folder), start=str(burn))
     record = finish_run(config, folder, setting.provenance.commit)
 

@@ -118,19 +118,23 @@ def setting(options: argparse.Namespace) -> Setting:
 
 def work_through(cells: Sequence[Cell], where: Setting, minutes: float | None) -> int:
     """Measure cells in order; what fails is named and the rest goes on. 0 if none failed."""
-    started, failed = time.monotonic(), 0
-    for number, cell in enumerate(cells, start=1):
-        if minutes is not None and time.monotonic() - started > 60 * minutes:
-            print(f"time is up: {len(cells) - number + 1} of {len(cells)} cells left for the same command")
-            break
-        print(f"[{number}/{len(cells)}] {cell.name}", flush=True)
-        try:
-            print(measure(cell, where), flush=True)
-        except Busy as busy:
-            print(f"left out: {busy}", flush=True)
-        except SedetError as error:
-            failed += 1
-            print(f"error: {cell.name}: {error}", file=sys.stderr, flush=True)
+    started, failed, later = time.monotonic(), 0, []
+    # First what nobody is at; then, waiting for it, what needed a burn-in that another runner was at.
+    for wait, queue in ((False, list(cells)), (True, later)):
+        for number, cell in enumerate(queue, start=1):
+            if minutes is not None and time.monotonic() - started > 60 * minutes:
+                print(f"time is up: {len(queue) - number + 1} of {len(cells)} cells left for the same command")
+                return 2 if failed else 0
+            print(f"[{number}/{len(queue)}] {cell.name}", flush=True)
+            try:
+                print(measure(cell, where, wait), flush=True)
+            except Busy as busy:
+                if not wait:
+                    later.append(cell)
+                print(f"{'left out' if wait else 'later'}: {busy}", flush=True)
+            except SedetError as error:
+                failed += 1
+                print(f"error: {cell.name}: {error}", file=sys.stderr, flush=True)
     return 2 if failed else 0
 
 

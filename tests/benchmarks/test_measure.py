@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import measure as measuring
 from benchmarks import run as command
 from benchmarks.compare import compare, wanted
 from benchmarks.inputs import cell_data, judged_table, original_size, part_table
 from benchmarks.measure import Setting, measure
 from benchmarks.pack import pack
-from benchmarks.plan import RECIPES
+from benchmarks.plan import RECIPES, Cell
 from benchmarks.provenance import Provenance
 from benchmarks.rows import load_results, read_openings
 from sedet.data.formats import read_table
@@ -204,6 +205,39 @@ def test_val_is_opened_with_a_reason_and_once(setting: Setting, monkeypatch: pyt
 def test_one_runner_a_run(tmp_path: Path) -> None:
     with locked(tmp_path / "a.lock", wait=False), pytest.raises(Busy), locked(tmp_path / "a.lock", wait=False):
         pass
+
+
+def test_runners_side_by_side_wait_last(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another runner is at comes last, and is waited for: otherwise all would stand in line for one burn-in."""
+    busy, free = cell(method="sed"), cell(method="supervised", seed=1)
+    asked: list[tuple[str, bool]] = []
+
+    def one(c: Cell, _: Setting, wait: bool = True) -> str:
+        asked.append((c.name, wait))
+        if c == busy and not wait:
+            raise Busy("another runner is at its burn-in")
+        return "measured"
+
+    monkeypatch.setattr(command, "measure", one)
+    assert command.work_through([busy, free], setting, None) == 0
+    assert asked == [(busy.name, False), (free.name, False), (busy.name, True)]
+
+
+def test_a_cell_or_burn_in_that_another_runner_is_at(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+
+    def train(_: object, folder: Path, __: str, wait: bool = False) -> dict[str, object]:
+        started.append(folder.name)
+        raise Busy("begun") if not wait else AssertionError("waited")
+
+    monkeypatch.setattr(measuring, "finish_run", train)
+    with pytest.raises(Busy, match="begun"):
+        measure(cell(), setting, wait=False)
+    assert len(started) == 1 and "burn-in" in started[0]
+    monkeypatch.setattr(measuring, "is_locked", lambda path: "burn-in" not in path.name)
+    with pytest.raises(Busy, match="another runner"):
+        measure(cell(), setting)
+    assert len(started) == 1
 
 
 def test_what_makes_no_cell(setting: Setting) -> None:
