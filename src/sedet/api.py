@@ -14,8 +14,8 @@ from sedet.errors import ConfigError
 if TYPE_CHECKING:
     from sedet.training.verdict import Outcome
 
-# What may differ when a run is continued: nothing that changes its numbers.
-RESUME_SETTINGS = ("device", "workers", "threads", "cache", "stop")
+# What may differ when a run is continued: nothing that changes its numbers. The data must be the same ones.
+RESUME_SETTINGS = ("device", "workers", "threads", "cache", "stop", *config_io.PLACES)
 
 
 def train(
@@ -25,8 +25,8 @@ def train(
 
     Args:
         config: settings to start from: a TrainConfig or a YAML file. Default: the defaults.
-        resume: a run folder to continue with its own settings; only device, workers, threads, cache and stop
-            may be given beside it.
+        resume: a run folder to continue with its own settings; only device, workers, threads, cache and stop may
+            be given beside it, and where its data have moved to (labeled, images, unlabeled, val, val_images).
         settings: any field of TrainConfig, over ``config``. Groups are dicts (``sed={"gamma": 1.0}``) or
             their dataclasses (``sed=SEDConfig(gamma=1.0)``).
 

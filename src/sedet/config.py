@@ -291,8 +291,9 @@ class TrainConfig:
     """CPU threads of the computation. Default: PyTorch's."""
     workers: int | None = None
     """Processes that load images. Default: from the machine."""
-    cache: float = 2.0
-    """Memory for decoded training images, GiB; 0 decodes anew each time."""
+    cache: float | None = None
+    """Memory for decoded training images, GiB; 0 decodes anew each time. Default: a quarter of what is free, at most
+    16."""
     eval_every: int | None = None
     """Steps between evaluations on val. Default: twelve evaluations."""
     save_every: int | None = None

@@ -19,7 +19,8 @@ class TrainOptions:
     config: str | None = None
     """YAML file of settings, named as the flags; flags given beside it win."""
     resume: str | None = None
-    """Continue this run folder as if it had not been interrupted (needs no other flag)."""
+    """Continue this run folder as if it had not been interrupted. Needs no other flag, but where its data have moved:
+    --labeled, --unlabeled, --val, --images."""
     settings: TrainConfig = field(default_factory=TrainConfig, metadata=INLINE)
 
 

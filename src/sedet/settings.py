@@ -75,6 +75,9 @@ NOT_NEGATIVE = """weight_decay clip workers cache patience seed model.head_convs
 
 # --- the tree -----------------------------------------------------------------------------------------------
 
+PLACES = ("labeled", "images", "unlabeled", "val", "val_images")
+"""Settings of a training that say where its data lie."""
+
 
 @cache
 def hints(cls: type) -> dict[str, Any]:

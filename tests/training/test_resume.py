@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import sedet
 from sedet.config import PseCoConfig, TrainConfig
-from sedet.errors import CheckpointError
-from sedet.settings import load_config, save_config
+from sedet.errors import CheckpointError, ConfigError, DataError
+from sedet.settings import PLACES, load_config, save_config
 from sedet.training.checkpoint import load_checkpoint
 from sedet.training.pictures import Album
 from sedet.training.run import train
@@ -108,6 +111,32 @@ def test_a_run_in_parts_equals_one_in_a_piece(data: Path, tmp_path: Path) -> Non
         outcome = train(given, resume=tmp_path / "parts")
     assert outcome.finished and outcome.step == 6
     assert_same_runs(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_goes_on_where_its_data_have_moved(data: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    train(config(data, first))
+    here, there = tmp_path / "here", tmp_path / "there"
+    shutil.copytree(data, here)
+    moving = config(here, second)
+    train(replace(moving, stop=4))
+    here.rename(there)
+    moved = config(there, second)
+    with pytest.raises(DataError, match="here"):
+        sedet.train(resume=second)
+    sedet.train(resume=second, **{name: getattr(moved, name) for name in PLACES})
+    assert_same_runs(first, second)
+    places = {name: getattr(moved, name) for name in PLACES}
+    assert load_config(second / "config.yaml") == replace(load_config(first / "config.yaml"), **places, out=str(second))
+
+
+def test_other_data_are_not_moved_data(data: Path, tmp_path: Path) -> None:
+    train(config(data, tmp_path / "run", stop=4))
+    other = tiny.dataset(tmp_path / "other", val=1, labeled=3)
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    with pytest.raises(ConfigError, match="when this run began"):
+        sedet.train(resume=tmp_path / "run", labeled=config(other, tmp_path).labeled)
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
 
 
 @pytest.mark.parametrize(

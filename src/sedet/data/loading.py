@@ -88,6 +88,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         three_sizes: whether unlabelled batches hold ``weak_double`` as well, for a teacher that looks at half, full
             and double size.
         labeled_weak: whether labelled batches hold ``weak`` as well; its objects are those of the strong view.
+        cache: memory for decoded images, GiB, of all ``workers`` together.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         self.unlabeled_from = unlabeled_from
         self.three_sizes, self.labeled_weak = three_sizes, labeled_weak
         self.rank, self.world = rank, world
+        self.cache = cache
         self._cache_limit = cache / max(1, workers)  # each worker process fills its own
         self._caches: dict[str, ImageCache] = {}
 

@@ -6,7 +6,8 @@ import gc
 import re
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -24,6 +25,35 @@ LOADING = re.compile(
     r"dataloader worker \(pid.*(killed by signal: (killed|bus error)|exited unexpectedly)|shared memory\(shm\)"
     r"|unable to write to file </torch_"
 )
+
+
+USUAL_CACHE, LARGEST_CACHE = 2.0, 16.0
+"""GiB for decoded images: where the free memory is unknown, and at most."""
+CGROUPS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+"""A container's limit and use, bytes, as version 2 and 1 of the kernel's control groups tell them."""
+
+
+def cache_limit(wanted: float | None) -> float:
+    """Memory for decoded images, GiB: what was asked for, else a quarter of what is free."""
+    if wanted is not None:
+        return wanted
+    free = free_memory()
+    return USUAL_CACHE if free is None else min(LARGEST_CACHE, free / 4 / 2**30)
+
+
+def free_memory() -> int | None:
+    """Bytes that this process may still take without swapping: of the machine, or of its container; None: unknown."""
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    for limit, used in CGROUPS:
+        with suppress(OSError, ValueError):  # version 2 says "max" where there is none
+            found.append(max(0, int(Path(limit).read_text("ascii")) - int(Path(used).read_text("ascii"))))
+    return min(found, default=None)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -283,7 +283,7 @@ def cache_bytes(work: Work) -> tuple[int, int]:
 
 def cache_to_come(work: Work) -> int:
     """Bytes that the caches will take, up to their limits (ours alone: worker processes count for themselves)."""
-    limit = work.config.cache * 2**30
+    limit = work.data.cache * 2**30
     training, val = cache_bytes(work)
     return round((0 if work.config.workers else min(limit, training)) + min(limit / 2, val))
 
@@ -292,7 +292,7 @@ def _fits(work: Work, images: int) -> float:
     training, _ = cache_bytes(work)
     every = len(work.data.labeled) + len(work.data.unlabeled)
     wanted = training * images / max(1, every)
-    return min(1.0, work.config.cache * 2**30 / max(1.0, wanted))
+    return min(1.0, work.data.cache * 2**30 / max(1.0, wanted))
 
 
 def peak_memory(device: torch.device) -> int | None:

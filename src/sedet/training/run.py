@@ -33,14 +33,14 @@ from sedet.files import unwritable
 from sedet.methods.build import make_method
 from sedet.methods.teacher import EMATeacher
 from sedet.origin import commit, device_name
-from sedet.settings import flat, save_config, to_dict
+from sedet.settings import PLACES, flat, load_config, save_config, to_dict
 from sedet.training import plan, probe
 from sedet.training.checkpoint import read_saved
 from sedet.training.inputs import absolute_paths, read_data, same_data
 from sedet.training.lock import sole_trainer
 from sedet.training.loggers import check_loggers, open_loggers
 from sedet.training.loop import BURN_IN_FILE, LAST_FILE, State, Training, ap_of, restore, train_loop
-from sedet.training.memory import is_lost_worker
+from sedet.training.memory import cache_limit, is_lost_worker
 from sedet.training.optimizer import build_optimizer
 from sedet.training.pictures import Album
 from sedet.training.run_report import write_run_report
@@ -140,9 +140,9 @@ def _train(config: TrainConfig, resume: Path | None, held: ExitStack) -> Outcome
     method = make_method(config)
     freeze_unused(student, method.uses_half)
     student.to(fabric.device)
-    judge = None
+    judge, cache = None, cache_limit(config.cache)
     if data.val is not None:
-        judge = Judge(data.val, config.image_size, batch=2 * config.batch, cache=config.cache / 2)
+        judge = Judge(data.val, config.image_size, batch=2 * config.batch, cache=cache / 2)
     steps_data = StepData(
         labeled_samples(data.labeled),
         unlabeled_samples(data.pool.paths if data.pool is not None and method.uses_unlabeled else ()),
@@ -154,7 +154,7 @@ def _train(config: TrainConfig, resume: Path | None, held: ExitStack) -> Outcome
         unlabeled_from=schedule.burn_in * config.accumulate,
         three_sizes=method.three_sizes,
         labeled_weak=method.labeled_weak,
-        cache=config.cache,
+        cache=cache,
         workers=config.workers or 0,
         rank=fabric.global_rank,
         world=world,
@@ -185,6 +185,8 @@ def _train(config: TrainConfig, resume: Path | None, held: ExitStack) -> Outcome
     claim_folder(out, fabric, held, new=resume is None)
     if speaks and resume is None:
         save_config(replace(absolute_paths(config), stop=None), out / "config.yaml")  # it is no part of a whole run
+    elif speaks:
+        note_moved_data(absolute_paths(config), out / "config.yaml")
     loggers = open_loggers(config.loggers, out, dict(flat(config)), first) if speaks and not over else ()
     log = RunLog(out, schedule.steps, (batch, unlabeled_batch), speaks, loggers)
     album = Album(out, data.labeled.classes, data.val, log.say, speaks)
@@ -325,6 +327,14 @@ def claim_folder(out: Path, fabric: Fabric, held: ExitStack, new: bool) -> None:
         if new:
             held.enter_context(sole_trainer(out))
     fabric.barrier()
+
+
+def note_moved_data(config: TrainConfig, file: Path) -> None:
+    """Where a resumed run's data lie now goes into its settings, so that reports find them and so does the next."""
+    saved = load_config(file)
+    moved = replace(saved, **{name: getattr(config, name) for name in PLACES})
+    if moved != saved:
+        save_config(moved, file)
 
 
 def saved_checkpoint(config: TrainConfig, resume: Path | None) -> Path | None:
