@@ -246,7 +246,8 @@ class TrainConfig:
     """Detector architecture: fcos (a region a location), retinanet (nine anchors a location), or faster_rcnn (two
     stages)."""
     backbone: str | None = None
-    """Any timm backbone with strides 4-32. Default: tf_efficientnet_lite0 on a CPU, resnet50 on a GPU."""
+    """Any timm backbone with strides 4-32; convnext_tiny.dinov3_lvd1689m is a strong one (DINOv3's licence). Default:
+    tf_efficientnet_lite0 on a CPU, resnet50 on a GPU."""
     weights: str = "auto"
     """Backbone weights: auto (pretrained), none (from scratch), or a state-dict file."""
     init: str | None = None

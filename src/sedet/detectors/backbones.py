@@ -126,6 +126,7 @@ def load_weights(body: nn.Module, name: str, weights: str) -> str:
     if weights == "none":
         return "none"
     if weights != "auto":
+        tell_licence(name)
         _load_state(body, name, read_state(Path(weights)), Path(weights))
         return "file"
     package = WEIGHT_PACKAGES.get(name.split(".")[0])
@@ -134,9 +135,7 @@ def load_weights(body: nn.Module, name: str, weights: str) -> str:
         if files:
             _load_state(body, name, read_state(files[0]), files[0])
             return "package"
-    licence = getattr(timm.models.get_pretrained_cfg(name), "license", None)
-    if licence and "apache" not in licence and "mit" not in licence and "bsd" not in licence:
-        log.warning("The weights of %s are under the licence '%s': read it before you ship them.", name, licence)
+    tell_licence(name)
     try:
         pretrained = timm.create_model(name, features_only=True, pretrained=True)
     except Exception as error:  # no network, no such weights: every hub raises its own type
@@ -148,6 +147,13 @@ def load_weights(body: nn.Module, name: str, weights: str) -> str:
         ) from error
     body.load_state_dict(pretrained.state_dict())
     return "timm"
+
+
+def tell_licence(name: str) -> None:
+    """Warn of pretrained weights that may not be used for everything, as DINOv3's."""
+    licence = getattr(timm.models.get_pretrained_cfg(name), "license", None)
+    if licence and not any(free in licence for free in ("apache", "mit", "bsd")):
+        log.warning("The weights of %s are under the licence '%s': read it before you ship them.", name, licence)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
