@@ -71,3 +71,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, scores: Iterable[float]) -> None:
 def snapshot(run: Path) -> dict[str, Any]:
     """The bytes of a run's numbers."""
     return {name: (run / name).read_bytes() for name in ("metrics.csv", "best.safetensors")}
+
+
+def snapshot_of_all(run: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(run)): p.read_bytes() for p in run.rglob("*") if p.is_file()}
