@@ -27,20 +27,6 @@ from tests.training.runs import data, snapshot, snapshot_of_all
 # --- one whole run ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
-    """A finished run on data with a damaged unlabelled image, started with relative paths."""
-    root = tmp_path_factory.mktemp("whole")
-    config = data(root)
-    (root / "unlabeled" / "empty.png").write_bytes(b"")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        train(
-            replace(config, labeled="labeled/labels.json", unlabeled=("unlabeled",), val="val/labels.json", out="run")
-        )
-    return config
-
-
 def test_the_folder_has_everything(run: TrainConfig) -> None:
     out = Path(run.out)
     pictures = {"labeled_000000", "labeled_000002", "unlabeled_000002", "labeled_000004", "unlabeled_000004"}
