@@ -65,6 +65,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / "data" / f"{name}.json").write_text(json.dumps(found))
     for name in ("photos", "new-photos", "more-photos"):
         shutil.copytree(tmp_path / "made" / "unlabeled", tmp_path / name)
+    shutil.copytree(tmp_path / "data", tmp_path / "moved")
+    shutil.copytree(tmp_path / "photos", tmp_path / "moved" / "photos")
     image = next(path for path in (tmp_path / "photos").rglob("*.*"))
     Image.open(image).convert("RGB").save(tmp_path / "street.jpg")
     clip = VideoFile(tmp_path / "clip.mp4", Fraction(10))
