@@ -1,4 +1,4 @@
-"""``sedet demo``: few labels and a folder of images in, a better detector out, in minutes and without a download."""
+"""``sedet demo``: few labels and a folder of images in, a better detector out, in minutes, on data it draws itself."""
 
 from __future__ import annotations
 
