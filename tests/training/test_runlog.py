@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from sedet.config import TrainConfig
 from sedet.methods.method import Progress
 from sedet.training import runlog
 from sedet.training.loop import State
+from sedet.training.run import make_fabric
 from sedet.training.runlog import RunLog
 
 PROGRESS = Progress(step=0, burn_in=0, ramp=1, steps=20)
@@ -62,3 +64,9 @@ def test_a_process_that_does_not_speak_is_silent(
     tick(log, clock, range(1, 20), seconds=100.0)
     log.close()
     assert capsys.readouterr().err == ""
+
+
+def test_fabric_gives_no_advice_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    make_fabric(TrainConfig(device="cpu", precision="bf16", out=str(tmp_path / "run")))
+    told = capfd.readouterr()
+    assert told.out + told.err == ""

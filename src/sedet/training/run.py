@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import platform
 import shutil
@@ -280,6 +281,8 @@ def ship_burn_in(t: Training, judge: Judge, start: Detector | None) -> None:
 
 def make_fabric(config: TrainConfig) -> Fabric:
     """One process, or as many as ``torchrun`` started."""
+    # The plan tells device and precision; Fabric's own advice on them is no matter of the user's.
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     device = plan.resolve_device(config)
     world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     # Nothing uses P2 in the burn-in where only unlabelled images are seen at half size. The detector may yet change
