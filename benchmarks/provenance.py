@@ -43,7 +43,8 @@ def provenance(data: Path, allow_dirty: bool = False, root: Path = ROOT) -> Prov
     """The commit this program runs from.
 
     Args:
-        data: the data folder; where there is no git history, its commit.json says which commit the code is.
+        data: the data folder; where the code is the one that its commit.json is of, or there is no git history, that
+            file says which commit it is. (A copied tree may have a history that ends before it.)
 
     Raises:
         ConfigError: the tree is not as committed (untracked files count) and that is not allowed, or there is
@@ -53,15 +54,15 @@ def provenance(data: Path, allow_dirty: bool = False, root: Path = ROOT) -> Prov
     if own != (root / "src" / "sedet").resolve():
         raise ConfigError(f"the sedet in use is {own}, not that of {root}: its commit is another's")
     manifest = data / MANIFEST
+    if manifest.is_file() and not _differs(manifest, root):
+        return Provenance(str(json.loads(manifest.read_text(encoding="utf-8"))["commit"]), ())
     if (root / ".git").exists() and (not manifest.is_file() or _has_history(root)):
         commit = _git(root, "rev-parse", "HEAD").strip()
         excluded = [f":(exclude){folder}" for folder in OUTPUTS]
         status = _git(root, "status", "--porcelain", "--untracked-files=all", "--", ".", *excluded)
         changed = tuple(line[3:] for line in status.splitlines())
     elif manifest.is_file():
-        saved, now = json.loads(manifest.read_text(encoding="utf-8")), code_digests(root)
-        commit = str(saved["commit"])
-        changed = tuple(sorted(k for k in {*now, *saved["code"]} if now.get(k) != saved["code"].get(k)))
+        commit, changed = str(json.loads(manifest.read_text(encoding="utf-8"))["commit"]), _differs(manifest, root)
     else:
         raise ConfigError(f"{root} has no git history and {data} no {MANIFEST}: the commit cannot be told")
     if changed and not allow_dirty:
@@ -82,6 +83,12 @@ def code_digests(root: Path = ROOT) -> dict[str, str]:
         if file.suffix in (".py", ".yaml") and not any(file.is_relative_to(root / o) for o in OUTPUTS)
     ]
     return {f.relative_to(root).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def _differs(manifest: Path, root: Path) -> tuple[str, ...]:
+    """Files of the code that are not those that the manifest is of."""
+    saved, now = json.loads(manifest.read_text(encoding="utf-8"))["code"], code_digests(root)
+    return tuple(sorted(k for k in {*now, *saved} if now.get(k) != saved.get(k)))
 
 
 def _has_history(root: Path) -> bool:

@@ -156,6 +156,16 @@ def test_without_history_the_manifest_answers_for_the_code(tree: Path, tmp_path:
         provenance(tmp_path, root=tree)
 
 
+def test_a_manifest_of_this_code_answers_whatever_the_history(tree: Path, tmp_path: Path) -> None:
+    """A tree that was copied with a history that ends before it."""
+    (tree / "src" / "sedet" / "more.py").write_text("")
+    (tmp_path / "commit.json").write_text(json.dumps({"commit": COMMIT, "code": code_digests(tree)}))
+    assert provenance(tmp_path, root=tree) == Provenance(COMMIT, ())
+    (tree / "src" / "sedet" / "more.py").write_text("changed")
+    with pytest.raises(ConfigError, match=r"src/sedet/more\.py"):
+        provenance(tmp_path, root=tree)
+
+
 def test_another_package_s_commit_is_not_taken(tree: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sedet, "__file__", str(tmp_path / "site" / "sedet" / "__init__.py"))
     with pytest.raises(ConfigError, match="its commit is another's"):
