@@ -7,7 +7,6 @@ names) is escaped as each format asks for.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -15,15 +14,20 @@ from pathlib import Path
 from typing import Any, Protocol, get_args
 
 from sedet.errors import ConfigError
-from sedet.files import naming, write_atomically
+from sedet.files import naming
 from sedet.labeling.export_cvat import CVAT
 from sedet.labeling.export_files import VOC, YOLO
 from sedet.labeling.export_label_studio import LabelStudio
 from sedet.labeling.options import Export
+from sedet.labeling.parts import clear_part_folders, part_of, write_whole
 from sedet.labeling.shards import Record, read_records
 from sedet.outputs import Stream
+from sedet.training.lock import sole
 
 EXPORTS: tuple[str, ...] = get_args(Export)
+HOW = "exports.json"
+"""What each export was made with."""
+LOCK = ".exports.lock"
 SORTED = 20_000
 """Up to so many images chosen by rank are written best first; more in the order they lie in."""
 
@@ -108,7 +112,11 @@ def check_room(out: Path, formats: Sequence[str], top: int | None, image_url: st
     for name in formats:
         if not (out / name).exists():
             missing.append(name)
-        elif written.get(name) != _how(name, top, image_url):
+        elif name not in written:
+            raise ConfigError(
+                f"{out / name} is there, but {out / HOW} does not say what it was made with: move it away to write it"
+            )
+        elif written[name] != _how(name, top, image_url):
             raise ConfigError(
                 f"{out / name} is an export with other settings (--top, --image-url): move it away to write it anew"
             )
@@ -126,13 +134,36 @@ def write_exports(
 ) -> tuple[list[Path], list[str]]:
     """Write exports that are not there yet.
 
+    How one is made is written down before its folder has its name. So whenever a process is killed, a folder that is
+    there is whole and known, and a later call writes those that are not there.
+
     Args:
         facts: as ``label.json`` has them.
         chosen: numbers of the images to export, best first; None for all.
 
     Returns:
         The folders of all formats, and notes on what a format could not hold.
+
+    Raises:
+        ConfigError: an export was written otherwise, or another process writes exports there.
+        OSError: a file cannot be written (``filename`` names it).
     """
+    with sole(out / LOCK, f"the exports of {out} are being written by another process") as held:
+        if held:  # then what is there in parts is of killed processes
+            for name in EXPORTS:
+                clear_part_folders(out, name)
+        return [out / name for name in formats], _write(out, facts, shards, formats, chosen, top, image_url)
+
+
+def _write(
+    out: Path,
+    facts: dict[str, Any],
+    shards: int,
+    formats: Sequence[str],
+    chosen: Sequence[int] | None,
+    top: int | None,
+    image_url: str,
+) -> list[str]:
     missing = check_room(out, formats, top, image_url)
     makers: dict[str, Callable[[Path], Exporter]] = {
         "coco": lambda folder: COCO(folder, facts),
@@ -142,7 +173,7 @@ def write_exports(
         "cvat": lambda folder: CVAT(folder, facts),
     }
     notes: list[str] = []
-    folders = {name: out / f".{name}.{os.getpid()}.part" for name in missing}
+    folders = {name: part_of(out / name) for name in missing}
     try:
         for folder in folders.values():
             shutil.rmtree(folder, ignore_errors=True)
@@ -154,14 +185,14 @@ def write_exports(
         for writer in writers:
             notes += writer.finish()
         for name, folder in folders.items():
+            how = _written(out) | {name: _how(name, top, image_url)}
+            write_whole(out / HOW, (json.dumps(how, indent=1) + "\n").encode("ascii"))
             with naming(out / name):
                 folder.rename(out / name)
-            how = _written(out) | {name: _how(name, top, image_url)}
-            write_atomically(out / "exports.json", (json.dumps(how, indent=1) + "\n").encode("ascii"))
     finally:
         for folder in folders.values():
             shutil.rmtree(folder, ignore_errors=True)
-    return [out / name for name in formats], notes
+    return notes
 
 
 def _records(out: Path, shards: int, classes: int, chosen: Sequence[int] | None) -> Iterator[Record]:
@@ -182,7 +213,7 @@ def _how(name: str, top: int | None, image_url: str) -> dict[str, Any]:
 
 def _written(out: Path) -> dict[str, Any]:
     try:
-        found = json.loads((out / "exports.json").read_text(encoding="ascii"))
+        found = json.loads((out / HOW).read_text(encoding="ascii"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

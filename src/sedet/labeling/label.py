@@ -17,13 +17,14 @@ import numpy as np
 
 from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError, DataError, ImageError
-from sedet.files import unwritable, write_atomically
+from sedet.files import unwritable
 from sedet.labeling.exports import check_exports, check_room, write_exports
 from sedet.labeling.facts import FORMAT, agree, recorded, settings_of
 from sedet.labeling.listing import list_digest, parts, read_list, stream_names, write_list
 from sedet.labeling.look import look
 from sedet.labeling.measures import disagreement, uncertainty
 from sedet.labeling.options import LOCAL_FILES
+from sedet.labeling.parts import clear_parts, write_whole
 from sedet.labeling.progress import progress as show_progress
 from sedet.labeling.ranking import rank_images
 from sedet.labeling.shards import Box, Record, read_records, shard_file, write_shard
@@ -160,7 +161,7 @@ def label(
         facts = {**settings, "classes": list(predictor.classes), "category_ids": list(predictor.category_ids)}
         facts |= {"score": predictor.score if score is None else score, "asked_score": score}
         facts |= {"format": FORMAT, "detector_file": str(detector), "images": count}
-        write_atomically(out / "label.json", (json.dumps(facts, indent=1) + "\n").encode("ascii"))
+        write_whole(out / "label.json", (json.dumps(facts, indent=1) + "\n").encode("ascii"))
         known = facts
     else:
         found, now = list_digest(stream_names(sources, Path(settings["root"])))
@@ -203,6 +204,8 @@ def _finish(
         raise DataError(f"none of the {count} images can be read. The first: {first}", out, "Give other images")
     chosen = rank_images(out, shards, shard_size, classes, top) if rank else None
     written, notes = write_exports(out, facts, shards, formats, chosen if top is not None else None, top, image_url)
+    for folder in (out, out / "shards"):
+        clear_parts(folder)
     return LabelSummary(
         out, count, count, fresh, boxes, skipped, seconds, shards, shards, rank, tuple(written), tuple(notes)
     )

@@ -6,7 +6,6 @@ so that the images of a shard stay the same.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from sedet.data.layout import absolute
 from sedet.data.sources import find_images
 from sedet.errors import DataError
 from sedet.files import naming
+from sedet.labeling.parts import part_of
 
 
 def root_of(sources: Sequence[str]) -> Path:
@@ -80,7 +80,7 @@ def write_list(path: Path, names: Iterator[str]) -> None:
         DataError: there are no images.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = part_of(path)
     with naming(path):
         try:
             count = 0
@@ -92,8 +92,11 @@ def write_list(path: Path, names: Iterator[str]) -> None:
                 os.fsync(file.fileno())
             if not count:
                 raise DataError("no images were found", None, "Give a folder of images, a list or a glob")
-            with contextlib.suppress(FileExistsError):
+            try:
                 os.link(temporary, path)  # fails where the file is there, which a rename would replace
+            except (FileExistsError, FileNotFoundError):
+                if not path.exists():
+                    raise
         except (PermissionError, NotImplementedError):  # a file system without links
             temporary.replace(path)
         finally:

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sedet.files import naming
+from sedet.labeling.parts import whole
 from sedet.labeling.shards import MEASURES, read_features, read_shard
 
 CANDIDATES = 50_000
@@ -138,25 +138,19 @@ def _write(
 ) -> None:
     listing, path = out / "images.txt", out / "ranking.csv"
     offsets = np.fromiter(_offsets(listing), dtype=np.int64)  # a list of them would take 5 times as much
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with naming(path):
-        try:
-            with temporary.open("w", encoding="utf-8", newline="", errors="backslashreplace") as file:
-                rows = csv.writer(file, lineterminator="\n")
-                rows.writerow(COLUMNS)
-                with listing.open("rb") as names:
-                    for rank, row in enumerate(order.tolist(), start=1):
-                        names.seek(int(offsets[numbers[row]]))
-                        d = diversity[row]
-                        value = priority[row] * (0 if math.isnan(d) else d)
-                        figures = [value, priority[row], *(measures[name][row] for name in MEASURES), d]
-                        texts = ["" if math.isnan(v) else f"{v:.5f}" for v in figures]
-                        rows.writerow([rank, json.loads(names.readline()), *texts, counts[row]])
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with whole(path) as part, part.open("w", encoding="utf-8", newline="", errors="backslashreplace") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(COLUMNS)
+        with listing.open("rb") as names:
+            for rank, row in enumerate(order.tolist(), start=1):
+                names.seek(int(offsets[numbers[row]]))
+                d = diversity[row]
+                value = priority[row] * (0 if math.isnan(d) else d)
+                figures = [value, priority[row], *(measures[name][row] for name in MEASURES), d]
+                texts = ["" if math.isnan(v) else f"{v:.5f}" for v in figures]
+                rows.writerow([rank, json.loads(names.readline()), *texts, counts[row]])
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _offsets(path: Path) -> Iterator[int]:

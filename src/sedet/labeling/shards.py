@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sedet.errors import DataError
-from sedet.files import naming
+from sedet.labeling.parts import write_whole
 
 MEASURES = ("uncertainty", "teacher_student", "scale")
 """What a record may say of how much a human label would help; see ``sedet.labeling.measures``."""
@@ -89,26 +88,11 @@ def write_shard(
 ) -> None:
     """Write a shard; ``features`` [records, dimensions] go to a file beside it, first, as the lines tell it is done."""
     path = shard_file(folder, number)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if features is not None:
         encoded = io.BytesIO()
         np.save(encoded, features, allow_pickle=False)
-        _write(path.with_suffix(".npy"), encoded.getvalue())
-    _write(path, "".join(record.line(classes) + "\n" for record in records).encode("ascii"))
-
-
-def _write(path: Path, data: bytes) -> None:
-    # The name of the part holds the shard's: processes of several machines may share a folder and a process id.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with naming(path):
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path.with_suffix(".npy"), encoded.getvalue())
+    write_whole(path, "".join(record.line(classes) + "\n" for record in records).encode("ascii"))
 
 
 def read_shard(folder: Path, number: int, classes: int) -> list[Record]:

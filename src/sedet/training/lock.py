@@ -1,11 +1,11 @@
-"""One process trains a run folder at a time."""
+"""One process trains a run folder at a time, or writes the exports of a label folder."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from sedet.errors import ConfigError
@@ -18,19 +18,34 @@ except ImportError:  # Windows: nothing keeps a second process away
 LOCK_FILE = ".lock"
 
 
-@contextmanager
-def sole_trainer(folder: Path) -> Iterator[None]:
-    """Keep other processes from training the folder; this goes away with the process, however that ends.
-
-    File systems without locks, and folders that cannot be written to, go without.
+def sole_trainer(folder: Path) -> AbstractContextManager[bool]:
+    """Keep other processes from training the folder, as :func:`sole` does.
 
     Raises:
         ConfigError: another process trains it.
     """
-    path = folder / LOCK_FILE
-    file = _lock(path)
+    return sole(folder / LOCK_FILE, f"{folder} is being trained by another process")
+
+
+@contextmanager
+def sole(path: Path, busy: str) -> Iterator[bool]:
+    """Hold a lock, which goes away with the process, however that ends; the file goes when it is let go.
+
+    File systems without locks, and folders that cannot be written to, go without.
+
+    Args:
+        path: the lock's file.
+        busy: what another process is doing that holds it, a sentence without its full stop.
+
+    Yields:
+        Whether the lock is held.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    file = _lock(path, busy)
     try:
-        yield
+        yield file is not None
     finally:
         if file is not None:
             with suppress(OSError):
@@ -38,7 +53,7 @@ def sole_trainer(folder: Path) -> Iterator[None]:
             os.close(file)
 
 
-def _lock(path: Path) -> int | None:
+def _lock(path: Path, busy: str) -> int | None:
     if fcntl is None:
         return None
     while True:
@@ -56,8 +71,6 @@ def _lock(path: Path) -> int | None:
         except OSError as error:
             os.close(file)
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise ConfigError(
-                    f"{path.parent} is being trained by another process: wait until that has ended, or stop it first"
-                ) from None
+                raise ConfigError(f"{busy}: wait until that has ended, or stop it first") from None
             return None
         os.close(file)
