@@ -136,5 +136,7 @@ def test_an_export_of_unknown_origin_stays(red: Predictor, detector: Path, photo
     out = tmp_path / "out"
     run(detector, photos, out)
     (out / "exports.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"coco is there, but .*exports\.json does not say .*: move it away"):
+    with pytest.raises(
+        ConfigError, match=r"coco is there, but .*exports\.json does not say with what settings: move it away"
+    ):
         run(detector, photos, out)

@@ -133,6 +133,50 @@ def test_exports_read_as_labelled_data(red: Predictor, detector: Path, photos: P
     assert table.classes[-1] == "red box"
 
 
+@pytest.mark.parametrize("name", ["coco", "yolo", "voc"])
+def test_copies_do_without_the_folder(red: Predictor, detector: Path, photos: Path, tmp_path: Path, name: str) -> None:
+    save(photos / "gone.png")
+    plain(detector, photos, tmp_path / "out", format="cvat")
+    (photos / "gone.png").unlink()
+    kept = {path.name: path.read_bytes() for path in photos.rglob("*.png")}
+    done = plain(detector, photos, tmp_path / "out", format=[name], copy=True)
+    assert (
+        len(done.notes) == 1
+        and "1 images could not be copied and are left out" in done.notes[0]
+        and "'gone.png'" in done.notes[0]
+    )
+    photos.rename(tmp_path / "elsewhere")
+    (tmp_path / "out" / name).rename(tmp_path / "taken along")
+    assert not any(path.is_symlink() for path in (tmp_path / "taken along").rglob("*"))
+    table = read_table(tmp_path / "taken along")
+    found = {e.path.read_bytes(): len(o) for e, o in zip(table.images, table.objects, strict=True)}
+    expected = {"a.png": 1, "b.png": 0, "c d.png": 1, "turned.png": 1}
+    assert found == {kept[name]: boxes for name, boxes in expected.items()}
+
+
+def test_links_and_copies_are_two_exports(red: Predictor, detector: Path, photos: Path, tmp_path: Path) -> None:
+    done = plain(detector, photos, tmp_path / "out", format=["yolo", "cvat"])
+    assert (done.exports[0] / "images" / "a.png").is_symlink()
+    with pytest.raises(ConfigError, match=r"yolo is an export with other settings \(--top, --copy\)"):
+        plain(detector, photos, tmp_path / "out", format=["yolo", "cvat"], copy=True)
+    with pytest.raises(ConfigError, match="--copy needs an export that holds images, of coco, yolo, voc"):
+        plain(detector, photos, tmp_path / "out", format=["cvat"], copy=True)
+    again = plain(detector, photos, tmp_path / "out", format=["coco", "cvat"], copy=True)
+    assert sorted(p.name for p in (again.exports[0] / "images").iterdir()) == ["a.png", "b.png", "images", "turned.png"]
+
+
+def test_without_links_it_says_what_to_do(
+    red: Predictor, detector: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: Any, **__: Any) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", none)
+    done = plain(detector, photos, tmp_path / "out", format=["coco", "yolo", "voc"])
+    assert [note.partition(":")[0] for note in done.notes] == ["coco", "yolo", "voc"]
+    assert all("--copy" in note for note in done.notes)
+
+
 def test_scores_are_exported(red: Predictor, detector: Path, photos: Path, tmp_path: Path) -> None:
     plain(detector, photos, tmp_path / "out", format=ALL)
     out = tmp_path / "out"

@@ -1,4 +1,6 @@
-"""Exports of a file an image: YOLO and Pascal VOC. Images are linked under names that each format can hold."""
+"""Exports of a file an image: YOLO and Pascal VOC. Images are linked or copied, under names that each
+format can hold.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.sax.saxutils import escape
 
+from sedet.labeling.placing import Placer
 from sedet.labeling.shards import Record
 from sedet.outputs import write_text
 
@@ -17,15 +20,15 @@ LONGEST = 180
 
 
 class YOLO:
-    """``data.yaml``, ``images`` (links), ``labels`` (class cx cy w h) and ``scores`` (the same with the score).
+    """``data.yaml``, ``images``, ``labels`` (class cx cy w h) and ``scores`` (the same with the score).
 
-    The labels can be trained on as they are; readers that know six columns take ``scores`` in their place.
-    A folder called images inside is renamed, since readers look for labels in the place of the last one.
+    Images are links or copies. The labels can be trained on as they are; readers that know six columns take
+    ``scores`` in their place. A folder called images inside is renamed, since readers look for labels in the place of
+    the last one.
     """
 
-    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
-        self._folder, self._root = folder, Path(facts["root"])
-        self._unlinked = 0
+    def __init__(self, folder: Path, facts: dict[str, Any], copy: bool) -> None:
+        self._folder, self._placer = folder, Placer(Path(facts["root"]), copy)
         for name in ("images", "labels", "scores"):
             (folder / name).mkdir()
         names = json.dumps([" ".join(name.split()) for name in facts["classes"]], ensure_ascii=False)
@@ -35,6 +38,8 @@ class YOLO:
         parts = [f"{part}_" if part in ("images", "labels") else part for part in record.name.split("/")[:-1]]
         place = PurePosixPath(*parts, record.name.rsplit("/", 1)[-1])
         stem, suffix = _free(place, lambda stem: (self._folder / "labels" / f"{stem}.txt").exists())
+        if not self._placer.place(record.name, self._folder / "images" / f"{stem}{suffix}"):
+            return
         lines = []
         for box in record.boxes:
             x1, y1, x2, y2 = box.corners
@@ -43,21 +48,19 @@ class YOLO:
             lines.append((" ".join([str(box.label), *(f"{v:.7f}" for v in (*centre, *size))]), f"{box.score:.5f}"))
         write_text(self._folder / "labels" / f"{stem}.txt", "".join(f"{line}\n" for line, _ in lines))
         write_text(self._folder / "scores" / f"{stem}.txt", "".join(f"{line} {score}\n" for line, score in lines))
-        self._unlinked += not _link(self._folder / "images" / f"{stem}{suffix}", self._root / record.name)
 
     def finish(self) -> list[str]:
-        return _note("yolo", self._unlinked)
+        return self._placer.notes("yolo")
 
 
 class VOC:
-    """``Annotations/NAME.xml`` with a ``score`` in each object, ``JPEGImages`` (links), and ``ImageSets/Main``.
+    """``Annotations/NAME.xml`` with a ``score`` in each object, ``JPEGImages``, and ``ImageSets/Main``.
 
-    Names are flat: of images in folders they hold the folders, ``sub/a.jpg`` as ``sub__a``.
+    Images are links or copies; names are flat: of images in folders they hold the folders, ``sub/a.jpg`` as ``sub__a``.
     """
 
-    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
-        self._folder, self._root, self._classes = folder, Path(facts["root"]), facts["classes"]
-        self._unlinked = 0
+    def __init__(self, folder: Path, facts: dict[str, Any], copy: bool) -> None:
+        self._folder, self._classes, self._placer = folder, facts["classes"], Placer(Path(facts["root"]), copy)
         for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
             (folder / name).mkdir(parents=True)
         self._list = (folder / "ImageSets" / "Main" / "train.txt").open(
@@ -68,6 +71,8 @@ class VOC:
         flat = " ".join(record.name.split()).replace("/", "__").lstrip(".")  # a list holds a name a line
         place = PurePosixPath(flat or "image")
         stem, suffix = _free(place, lambda stem: (self._folder / "Annotations" / f"{stem}.xml").exists())
+        if not self._placer.place(record.name, self._folder / "JPEGImages" / f"{stem}{suffix}"):
+            return
         objects = "".join(
             f"  <object>\n    <name>{_xml(self._classes[box.label])}</name>\n    <pose>Unspecified</pose>\n"
             f"    <truncated>0</truncated>\n    <difficult>0</difficult>\n    <score>{box.score:.5f}</score>\n"
@@ -83,11 +88,10 @@ class VOC:
         )
         write_text(self._folder / "Annotations" / f"{stem}.xml", text)
         self._list.write(f"{stem}\n")
-        self._unlinked += not _link(self._folder / "JPEGImages" / f"{stem}{suffix}", self._root / record.name)
 
     def finish(self) -> list[str]:
         self._list.close()
-        return _note("voc", self._unlinked)
+        return self._placer.notes("voc")
 
 
 def _free(place: PurePosixPath, taken: Callable[[str], bool]) -> tuple[str, str]:
@@ -100,21 +104,6 @@ def _free(place: PurePosixPath, taken: Callable[[str], bool]) -> tuple[str, str]
         candidate = f"{base}{suffix}" + (f"-{number}" if number > 1 else "")
         number += 1
     return candidate, suffix
-
-
-def _link(path: Path, target: Path) -> bool:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.symlink_to(target)
-    except OSError:
-        return False
-    return True
-
-
-def _note(name: str, unlinked: int) -> list[str]:
-    if not unlinked:
-        return []
-    return [f"{name}: {unlinked} images could not be linked; put them beside their labels by hand"]
 
 
 def _xml(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
@@ -20,16 +20,39 @@ from sedet.labeling.export_files import VOC, YOLO
 from sedet.labeling.export_label_studio import LabelStudio
 from sedet.labeling.options import Export
 from sedet.labeling.parts import clear_part_folders, part_of, write_whole
+from sedet.labeling.placing import Placer, linked
 from sedet.labeling.shards import Record, read_records
 from sedet.outputs import Stream
 from sedet.training.lock import sole
 
 EXPORTS: tuple[str, ...] = get_args(Export)
-HOW = "exports.json"
+PLACING = ("coco", "yolo", "voc")
+"""Exports with the images in them; the tools of the others hold or fetch them on their own."""
+RECORD = "exports.json"
 """What each export was made with."""
 LOCK = ".exports.lock"
 SORTED = 20_000
 """Up to so many images chosen by rank are written best first; more in the order they lie in."""
+
+
+@dataclass(frozen=True)
+class How:
+    """What exports are made with.
+
+    Attributes:
+        top: only so many images, those ranked first; None for all.
+        image_url: what stands before an image's name in Label Studio.
+        copy: copy images in place of linking to them, where a format places images.
+    """
+
+    top: int | None
+    image_url: str
+    copy: bool
+
+    def of(self, name: str) -> dict[str, Any]:
+        """What matters to one format."""
+        placed = {"copy": True} if self.copy and name in PLACING else {}
+        return {"top": self.top} | placed | ({"image_url": self.image_url} if name == "label-studio" else {})
 
 
 class Exporter(Protocol):
@@ -42,20 +65,25 @@ class Exporter(Protocol):
 
 
 class COCO:
-    """``instances.json``: COCO annotations, each with its ``score``; ``images`` is a link to the images."""
+    """``instances.json``: COCO annotations, each with its ``score``; ``images`` is a link to the images, or copies."""
 
-    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
-        self._path = folder / "instances.json"
-        self._images, self._boxes = Stream(self._path), Stream(folder / "annotations.part")
+    def __init__(self, folder: Path, facts: dict[str, Any], copy: bool) -> None:
+        self._folder = folder
+        self._images, self._boxes = Stream(folder / "instances.json"), Stream(folder / "annotations.part")
         ids, names = facts["category_ids"], facts["classes"]
         self._ids = ids
         categories = [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)]
         self._images.write(f'{{"categories": {json.dumps(categories)},\n"images": [')
         self._count = [0, 0]
-        with suppress(OSError):  # without it the images' folder goes to --images
-            (folder / "images").symlink_to(facts["root"], target_is_directory=True)
+        root = Path(facts["root"])
+        self._placer, self._notes = (Placer(root, copy) if copy else None), []
+        if not copy and not linked(folder / "images", root):
+            self._notes = ["coco: the images could not be linked: give readers their folder, or write it with --copy"]
 
     def add(self, record: Record) -> None:
+        place = self._folder / "images" / record.name
+        if self._placer is not None and not self._placer.place(record.name, place):
+            return
         number = self._count[0] + 1
         image = {"id": number, "file_name": record.name, "width": record.width, "height": record.height}
         self._images.write((",\n" if self._count[0] else "\n") + json.dumps(image))
@@ -84,7 +112,7 @@ class COCO:
         self._images.write("\n]}\n")
         self._images.finish()
         part.unlink()
-        return []
+        return self._notes if self._placer is None else self._placer.notes("coco")
 
 
 def check_exports(formats: str | Sequence[str]) -> tuple[str, ...]:
@@ -101,25 +129,25 @@ def check_exports(formats: str | Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def check_room(out: Path, formats: Sequence[str], top: int | None, image_url: str) -> list[str]:
+def check_room(out: Path, formats: Sequence[str], how: How) -> list[str]:
     """The formats still to write. An export that is there stays: it may have been corrected in place.
 
     Raises:
-        ConfigError: one that is there was written otherwise.
+        ConfigError: one that is there was written otherwise, or there are no images to copy.
     """
+    if how.copy and not set(PLACING).intersection(formats):
+        raise ConfigError(f"--copy needs an export that holds images, of {', '.join(PLACING)}: add one to --format")
     written = _written(out)
     missing = []
     for name in formats:
         if not (out / name).exists():
             missing.append(name)
         elif name not in written:
-            raise ConfigError(
-                f"{out / name} is there, but {out / HOW} does not say what it was made with: move it away to write it"
-            )
-        elif written[name] != _how(name, top, image_url):
-            raise ConfigError(
-                f"{out / name} is an export with other settings (--top, --image-url): move it away to write it anew"
-            )
+            known = f"{out / RECORD} does not say with what settings"
+            raise ConfigError(f"{out / name} is there, but {known}: move it away to write it anew")
+        elif written[name] != how.of(name):
+            flags = "--top, --image-url" if name == "label-studio" else "--top, --copy" if name in PLACING else "--top"
+            raise ConfigError(f"{out / name} is an export with other settings ({flags}): move it away to write it anew")
     return missing
 
 
@@ -129,8 +157,7 @@ def write_exports(
     shards: int,
     formats: Sequence[str],
     chosen: Sequence[int] | None,
-    top: int | None,
-    image_url: str,
+    how: How,
 ) -> tuple[list[Path], list[str]]:
     """Write exports that are not there yet.
 
@@ -152,7 +179,7 @@ def write_exports(
         if held:  # then what is there in parts is of killed processes
             for name in EXPORTS:
                 clear_part_folders(out, name)
-        return [out / name for name in formats], _write(out, facts, shards, formats, chosen, top, image_url)
+        return [out / name for name in formats], _write(out, facts, shards, formats, chosen, how)
 
 
 def _write(
@@ -161,15 +188,14 @@ def _write(
     shards: int,
     formats: Sequence[str],
     chosen: Sequence[int] | None,
-    top: int | None,
-    image_url: str,
+    how: How,
 ) -> list[str]:
-    missing = check_room(out, formats, top, image_url)
+    missing = check_room(out, formats, how)
     makers: dict[str, Callable[[Path], Exporter]] = {
-        "coco": lambda folder: COCO(folder, facts),
-        "yolo": lambda folder: YOLO(folder, facts),
-        "voc": lambda folder: VOC(folder, facts),
-        "label-studio": lambda folder: LabelStudio(folder, facts, image_url),
+        "coco": lambda folder: COCO(folder, facts, how.copy),
+        "yolo": lambda folder: YOLO(folder, facts, how.copy),
+        "voc": lambda folder: VOC(folder, facts, how.copy),
+        "label-studio": lambda folder: LabelStudio(folder, facts, how.image_url),
         "cvat": lambda folder: CVAT(folder, facts),
     }
     notes: list[str] = []
@@ -185,8 +211,8 @@ def _write(
         for writer in writers:
             notes += writer.finish()
         for name, folder in folders.items():
-            how = _written(out) | {name: _how(name, top, image_url)}
-            write_whole(out / HOW, (json.dumps(how, indent=1) + "\n").encode("ascii"))
+            made = _written(out) | {name: how.of(name)}
+            write_whole(out / RECORD, (json.dumps(made, indent=1) + "\n").encode("ascii"))
             with naming(out / name):
                 folder.rename(out / name)
     finally:
@@ -207,13 +233,9 @@ def _records(out: Path, shards: int, classes: int, chosen: Sequence[int] | None)
     yield from (record for _, record in picked)
 
 
-def _how(name: str, top: int | None, image_url: str) -> dict[str, Any]:
-    return {"top": top} | ({"image_url": image_url} if name == "label-studio" else {})
-
-
 def _written(out: Path) -> dict[str, Any]:
     try:
-        found = json.loads((out / HOW).read_text(encoding="ascii"))
+        found = json.loads((out / RECORD).read_text(encoding="ascii"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -18,7 +18,7 @@ import numpy as np
 from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError, DataError, ImageError
 from sedet.files import unwritable
-from sedet.labeling.exports import check_exports, check_room, write_exports
+from sedet.labeling.exports import How, check_exports, check_room, write_exports
 from sedet.labeling.facts import FORMAT, agree, recorded, settings_of
 from sedet.labeling.listing import list_digest, parts, read_list, stream_names, write_list
 from sedet.labeling.look import look
@@ -98,6 +98,7 @@ def label(
     shard: str | None = None,
     shard_size: int = 500,
     image_url: str | None = None,
+    copy: bool = False,
     batch: int = 8,
     workers: int = 2,
     device: str = "auto",
@@ -125,6 +126,7 @@ def label(
         shard_size: images a shard.
         image_url: what stands before an image's name in Label Studio tasks. Default: its local file storage, whose
             document root is the parent of the images' folder.
+        copy: copy the images into the exports that hold them (coco, yolo, voc) in place of linking to them.
         batch: images at a time.
         workers: threads that decode images.
         device: as for ``load``.
@@ -148,7 +150,8 @@ def label(
         agree(known, settings, out)
     if image_url is None:  # a storage must not be the document root itself: that is the folder's parent
         image_url = f"{LOCAL_FILES}{quote(os.fsencode(Path(settings['root']).name))}/"
-    check_room(out, formats, top, image_url)
+    how = How(top, image_url, copy)
+    check_room(out, formats, how)
     if (reason := unwritable(out / "label.json")) is not None:
         raise ConfigError(f"{out} cannot be written: {reason}. Give --out another place")
     predictor = load(detector, device)
@@ -177,7 +180,7 @@ def label(
     done = min(count, finished * shard_size)
     if share != (1, 1) or finished < shards:
         return LabelSummary(out, count, done, fresh, None, None, seconds, shards, finished, False, (), ())
-    return _finish(out, known, shards, shard_size, count, fresh, seconds, formats, top, rank, image_url)
+    return _finish(out, known, shards, shard_size, count, fresh, seconds, formats, rank, how)
 
 
 def _finish(
@@ -189,9 +192,8 @@ def _finish(
     fresh: int,
     seconds: float,
     formats: tuple[str, ...],
-    top: int | None,
     rank: bool,
-    image_url: str,
+    how: How,
 ) -> LabelSummary:
     classes = tuple(facts["classes"])
     boxes = skipped = 0
@@ -202,8 +204,8 @@ def _finish(
             skipped, first = skipped + 1, first or record.error
     if skipped == count:
         raise DataError(f"none of the {count} images can be read. The first: {first}", out, "Give other images")
-    chosen = rank_images(out, shards, shard_size, classes, top) if rank else None
-    written, notes = write_exports(out, facts, shards, formats, chosen if top is not None else None, top, image_url)
+    chosen = rank_images(out, shards, shard_size, classes, how.top) if rank else None
+    written, notes = write_exports(out, facts, shards, formats, chosen if how.top is not None else None, how)
     for folder in (out, out / "shards"):
         clear_parts(folder)
     return LabelSummary(

@@ -45,6 +45,8 @@ class LabelOptions:
     """Images a file."""
     image_url: str | None = None
     """How Label Studio finds an image: what stands before its name. Default: its local file storage of the folder."""
+    copy: bool = False
+    """Copy the images into the exports that hold them (coco, yolo, voc) in place of linking to them."""
     batch: int = 8
     """Images at a time."""
     workers: int = 2
