@@ -13,6 +13,7 @@ from xml.sax.saxutils import escape
 
 from sedet.labeling.placing import Placer
 from sedet.labeling.shards import Record
+from sedet.labeling.xml_names import legal
 from sedet.outputs import write_text
 
 LONGEST = 180
@@ -56,7 +57,8 @@ class YOLO:
 class VOC:
     """``Annotations/NAME.xml`` with a ``score`` in each object, ``JPEGImages``, and ``ImageSets/Main``.
 
-    Images are links or copies; names are flat: of images in folders they hold the folders, ``sub/a.jpg`` as ``sub__a``.
+    Images are links or copies; names are flat: of images in folders they hold the folders, ``sub/a.jpg`` as
+    ``sub__a``, and _ for what XML cannot hold.
     """
 
     def __init__(self, folder: Path, facts: dict[str, Any], copy: bool) -> None:
@@ -69,6 +71,7 @@ class VOC:
 
     def add(self, record: Record) -> None:
         flat = " ".join(record.name.split()).replace("/", "__").lstrip(".")  # a list holds a name a line
+        flat = "".join(c if legal(c) else "_" for c in flat)
         place = PurePosixPath(flat or "image")
         stem, suffix = _free(place, lambda stem: (self._folder / "Annotations" / f"{stem}.xml").exists())
         if not self._placer.place(record.name, self._folder / "JPEGImages" / f"{stem}{suffix}"):
@@ -108,4 +111,4 @@ def _free(place: PurePosixPath, taken: Callable[[str], bool]) -> tuple[str, str]
 
 def _xml(text: str) -> str:
     """Escaped, without the control characters that XML cannot hold."""
-    return escape("".join(c if c.isprintable() or c in "\t " else "?" for c in text))
+    return escape("".join(c if legal(c) else "?" for c in text))

@@ -7,6 +7,7 @@ import difflib
 import io
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -256,7 +257,7 @@ def _merged(
             boxes = np.array([b.corners for b in record.boxes], dtype=np.float64).reshape(-1, 4)
             answer = compare(boxes, [known[b.label] for b in record.boxes], found.boxes, own)
         if at is None:
-            name = _free(entry.name, taken)
+            name = _free(_plain_name(entry.name), taken)
             entries.append(replace(entry, name=name))
             objects.append(found)
             place[real] = len(entries) - 1
@@ -287,6 +288,11 @@ def _carried(old: Objects, new: Objects) -> Objects:
         crowd[j] |= old.crowd[i]
         difficult[j] |= old.difficult[i]
     return replace(new, crowd=crowd, difficult=difficult)
+
+
+def _plain_name(name: str) -> str:
+    """A name that every reader takes for the same: without drives, backslashes, or spaces at its ends."""
+    return re.sub(r"^([A-Za-z]):", r"\1_", name.strip().replace("\\", "_"))
 
 
 def _free(name: str, taken: set[str]) -> str:

@@ -16,6 +16,7 @@ from xml.parsers import expat
 from sedet.data.layout import shown
 from sedet.errors import DataError
 from sedet.labeling.reviewed import Corners, Export, Reviewed, turned_bounds
+from sedet.labeling.xml_names import from_xml
 
 SHAPES = ("box", "polygon")
 OTHER_SHAPES = ("polyline", "points", "mask", "cuboid", "ellipse", "skeleton", "tag")
@@ -92,7 +93,7 @@ class _Reader:
                 except (KeyError, ValueError, OverflowError):
                     self.export.problems.append(f"{self._image.where}: a malformed <{tag}> is left out")
                     return
-                label = attributes.get("label", "").strip()
+                label = from_xml(attributes.get("label", "")).strip()
                 if not label:
                     self.export.problems.append(f"{self._image.where}: a <{tag}> without a label is left out")
                     return
@@ -109,15 +110,15 @@ class _Reader:
 
     def _begin(self, attributes: dict[str, str]) -> Reviewed | None:
         where = f"{self.file}, image {shown(attributes.get('id', ''))}"
-        name = attributes.get("name", "").strip()
+        name = attributes.get("name", "")
         try:
             width, height = int(attributes["width"]), int(attributes["height"])
         except (KeyError, ValueError):
             width = height = 0
-        if not name:
+        if not name.strip():
             self.export.problems.append(f"{where}: it has no name; left out")
             return None
-        return Reviewed([name], width, height, False, where)
+        return Reviewed(list(dict.fromkeys([from_xml(name), name])), width, height, False, where)
 
 
 def _box(attributes: dict[str, str]) -> Corners:

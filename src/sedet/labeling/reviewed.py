@@ -105,6 +105,9 @@ class Finder:
             DataError: there is none, or its base name fits several.
         """
         for name in names:
+            exact = Path(name)  # it may hold what elsewhere parts folders, or spaces at its ends
+            if not exact.anchor and ".." not in exact.parts and is_image_name(exact) and is_file(self.root / exact):
+                return self.root / exact
             text = name.replace("\\", "/").lstrip("/")
             parts = [part for part in text.split("/") if part not in ("", ".")]
             for start in range(len(parts)):
