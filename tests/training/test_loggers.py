@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from sedet.config import TrainConfig
 from sedet.errors import ConfigError
@@ -14,6 +17,8 @@ from sedet.training import loggers
 from sedet.training.pictures import Album
 from sedet.training.run import train
 from tests.training import runs
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -66,13 +71,17 @@ def test_mlflow_writes_into_the_run(config: TrainConfig) -> None:
     assert run.info.status == "FINISHED"
 
 
+@pytest.mark.parametrize("name", loggers.PACKAGES)
 def test_a_missing_package_is_said_before_anything_is_written(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    name: str, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(loggers.PACKAGES, "wandb", "no_such_package")
-    with pytest.raises(ConfigError, match=r"--loggers wandb: its package is missing\. pip install no_such_package"):
-        train(replace(config, loggers=("wandb",)))
+    monkeypatch.setitem(sys.modules, name, None)
+    package = loggers.PACKAGES[name]
+    with pytest.raises(ConfigError, match=rf"--loggers {name}: its package is missing\. pip install {package}$"):
+        train(replace(config, loggers=(name,)))
     assert not Path(config.out).exists()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert [Requirement(text).name for text in extras[name]] == [package], "what the extra installs"
 
 
 def test_values_that_cannot_be_drawn_are_left_out() -> None:

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 from sedet.errors import ConfigError
 
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
-"""What each logger imports."""
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny"}
+"""What brings each logger; the module has the logger's name. Of MLflow the client does, without its server."""
 
 
 class Logger(Protocol):
@@ -37,7 +37,7 @@ def check_loggers(names: Sequence[str]) -> None:
     """
     for name in names:
         try:
-            importlib.import_module(PACKAGES[name])
+            importlib.import_module(name)
         except ImportError as error:
             raise ConfigError(f"--loggers {name}: its package is missing. pip install {PACKAGES[name]}") from error
 
