@@ -20,6 +20,7 @@ from sedet.config import DenseTeacherConfig, ModelConfig, SEDConfig, TrainConfig
 from sedet.errors import SedetError
 
 if TYPE_CHECKING:
+    from sedet.evaluation.analysis import analyze
     from sedet.exporting.export import export
     from sedet.labeling.label import label
     from sedet.labeling.merge import merge
@@ -36,6 +37,7 @@ __all__ = [
     "TrainConfig",
     "ViewConfig",
     "__version__",
+    "analyze",
     "evaluate",
     "export",
     "label",
@@ -48,6 +50,7 @@ __all__ = [
 
 # Where a public name lives that is imported at its first use.
 _LAZY = {
+    "analyze": "sedet.evaluation.analysis",
     "evaluate": "sedet.predict",
     "export": "sedet.exporting.export",
     "label": "sedet.labeling.label",

@@ -119,7 +119,9 @@ def predict_sources(
         batch: images at a time.
         device: as for ``load``.
         max_detections: most detections an image, best first (of an image in tiles: a tile).
-        tiles, tile_overlap, tile_whole: look at larger images in tiles, see :class:`sedet.tiles.TiledPredictor`.
+        tiles: look at images with a longer side in tiles of this side, pixels; see ``sedet.tiles.TiledPredictor``.
+        tile_overlap: share of a tile that it has in common with the next.
+        tile_whole: look at the whole image too.
         every: of a video every n-th frame.
         workers: threads that decode images.
         progress: show a progress bar on stderr.
@@ -232,7 +234,9 @@ def evaluate(
         area_ranges: sides in original pixels that part small, medium and large objects.
         json: file to write the metrics to.
         detections: file to write the detections to: a COCO results list with the image and category ids of the data.
-        tiles, tile_overlap, tile_whole: as of ``predict_sources``.
+        tiles: as of ``predict_sources``.
+        tile_overlap: the same.
+        tile_whole: the same.
         progress: show a progress bar on stderr.
 
     Raises:

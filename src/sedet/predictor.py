@@ -42,7 +42,8 @@ class Result:
         labels: int64 [n], indices into the detector's classes.
         names: the class name of each detection.
         path: the image's file; None for an image that was given as pixels.
-        width, height: of the original image, pixels.
+        width: of the original image, pixels.
+        height: the same.
     """
 
     boxes: Tensor

@@ -48,7 +48,7 @@ class TiledPredictor(Predictor):
         self.tile, self.overlap, self.whole = tile, overlap, whole
 
     def detect(self, images: Sequence[Pixels], score_threshold: float, max_detections: int) -> list[Detections]:
-        """As :meth:`Predictor.detect`; of a larger image each tile can have ``max_detections``."""
+        """As ``Predictor.detect``; of a larger image each tile can have ``max_detections``."""
         return [self.in_tiles(image, score_threshold, max_detections) for image in images]
 
     def in_tiles(self, image: Pixels, score_threshold: float, max_detections: int) -> Detections:

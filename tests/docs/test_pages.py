@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
 import json
 import os
 import re
@@ -22,7 +23,9 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
+from torch.distributed import run as launcher
 
+import sedet
 from sedet import api, cli
 from sedet.config import ModelConfig, TrainConfig
 from sedet.flags import flags_of
@@ -69,6 +72,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.copytree(tmp_path / "photos", tmp_path / "moved" / "photos")
     image = next(path for path in (tmp_path / "photos").rglob("*.*"))
     Image.open(image).convert("RGB").save(tmp_path / "street.jpg")
+    (tmp_path / "pool.txt").write_text("".join(f"{path}\n" for path in (tmp_path / "photos").rglob("*.*")))
     clip = VideoFile(tmp_path / "clip.mp4", Fraction(10))
     for _ in range(11):
         clip.add(Image.open(image).convert("RGB"))
@@ -122,6 +126,10 @@ def test_every_command_runs(page: Path, place: Path) -> None:
         typed = " ".join(words)
         if typed.startswith(ELSEWHERE) or "--help" in words:
             continue
+        if words[0] == "torchrun":  # which starts several of what is run here once
+            found = launcher.parse_args(words[1:])
+            assert found.module and found.training_script == "sedet" and int(found.nproc_per_node) > 1, typed
+            words = ["sedet", *found.training_script_args]
         assert words[0] == "sedet", f"{page.name} tells to type '{typed}': run it here or name it in ELSEWHERE"
         needed = [given or named for given, named in NEEDED.findall(typed)]
         for run in needed:  # made by another page, or by a command that a reader has run before
@@ -190,7 +198,11 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=quiet)
     assert done.returncode == 0, done.stdout + done.stderr
     text = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
-    assert "sedet.api.train" in text and "What came of it" in text, "the docstrings are in it"
+    assert "What came of it" in text, "the docstrings are in it"
+    titles = set(re.findall(r'<h[23] id="([\w.]+)"', text))
+    assert {f"sedet.{name}" for name in dir(sedet) if inspect.isfunction(getattr(sedet, name))} <= titles, "by its name"
+    plain = re.sub(r"<[^>]+>", "", text)
+    assert not re.search(r"^\s*\w+(, \w+)*,\s*$|:(func|class|mod|meth):\w", plain, re.MULTILINE), "a row a name"
 
 
 def test_the_pictures_are_drawn_by_the_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -31,16 +31,21 @@ class Metrics:
     """COCO's metrics in percent points (0..100); nan where there is nothing to measure them by.
 
     Attributes:
-        ap: mean over classes and IoU .50:.95; ap50, ap75: at one IoU.
-        ap_small, ap_medium, ap_large: over objects of that size only, by the outline's area where the
-            annotations state it (COCO's ``area``), else the box's.
+        ap: mean over classes and IoU .50:.95.
+        ap50: at IoU .50.
+        ap75: at IoU .75.
+        ap_small: over small objects only, by the outline's area where the annotations state it (COCO's ``area``),
+            else the box's.
+        ap_medium: over those of medium size.
+        ap_large: over large ones.
         ar100: recall with 100 detections an image and class, mean over classes and IoU .50:.95.
         per_class: class name -> ``ap``, ``ap50`` and ``boxes`` (ground truth, without ignored ones).
-        images, boxes: how many were judged by; crowd and difficult boxes are not counted.
+        images: how many were judged by.
+        boxes: how many were judged by; crowd and difficult ones are not counted.
         area_ranges: sides in original pixels that part small, medium and large.
         best_score: the score to cut at for the best F1, where it was looked for.
-        labels: what the detections are worth as labels, where it was asked for: see
-            :func:`sedet.evaluation.pseudo_labels.label_figures`.
+        labels: what the detections are worth as labels, where it was asked for; see
+            ``sedet.evaluation.pseudo_labels``.
     """
 
     ap: float

@@ -106,7 +106,22 @@ def export(
     the images), scores float32 [batch, n], labels int64 [batch, n] and count int64 [batch]; rows from ``count`` on are
     padding. An ONNX file has one more input, which need not be given: the lowest score.
 
-    Args: as the flags of ``sedet export``; see :class:`sedet.exporting.options.ExportOptions`.
+    Args:
+        detector: detector file, or a run's folder.
+        out: file to write. Default: beside the detector, named by format and precision.
+        format: onnx, for ONNX Runtime and others; or torch-export, for ``torch.export.load``.
+        precision: fp32, fp16 (half the file) or int8 (a quarter of it; onnx only).
+        score: lowest score of a detection if none is given at run time. Default: the detector's own.
+        max_detections: most detections an image, best first.
+        images: images, folders, list files or globs to compare on, and to calibrate int8 on.
+        data: labelled data to compare on, and to tell what the export costs in AP.
+        data_images: folder of that data's images, where the annotations' own paths do not lead to them.
+        split: part of ``data``, where it holds several.
+        check: compare with PyTorch before writing.
+        overwrite: replace a file that is there.
+
+    Returns:
+        What was written, and how it agrees with PyTorch.
 
     Raises:
         SedetError: a package, the detector, images or data are not usable, or the exported detector does not say what

@@ -44,12 +44,14 @@ class LabelSummary:
 
     Attributes:
         out: the folder.
-        images, labeled: images listed, and of them those with a label by now, by any process.
+        images: images listed.
+        labeled: of them those with a label by now, by any process.
         fresh: images labelled by this call.
         boxes: boxes in all labels; None while shards are missing.
         skipped: images that could not be read; None as above.
         seconds: time taken for the fresh ones.
-        shards, finished: files there will be and are.
+        shards: files there will be.
+        finished: files there are.
         ranked: whether ranking.csv was written.
         exports: what was written for other tools.
         notes: what an export could not hold.

@@ -57,7 +57,8 @@ class MergeSummary:
 
     Attributes:
         out: the new set's folder; ``labels.json`` in it is the data to train on.
-        images, boxes: in the new set.
+        images: images in the new set.
+        boxes: boxes in it.
         changes: one entry a corrected image.
         new_classes: classes that only the corrections had.
         unreviewed: images of the export that nobody has completed: not taken.

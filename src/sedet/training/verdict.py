@@ -28,8 +28,10 @@ class Outcome:
         detector: the shipped detector file; None if training was stopped before there was one.
         labels_alone: AP on val at the end of the burn-in, or None without val.
         ap: AP on val of the shipped detector, or None.
-        student_ap, teacher_ap: at the last evaluation, or None.
-        step: updates done; finished: whether there is nothing left to do (all of them, or stopped early for good).
+        student_ap: AP on val of the student at the last evaluation, or None.
+        teacher_ap: that of the teacher.
+        step: updates done.
+        finished: whether there is nothing left to do (all of them done, or stopped early for good).
         skipped: images that could not be read.
         seconds: wall-clock time of this call.
     """
