@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -54,6 +55,7 @@ def killed(work: Callable[[], None], folder: Path, after: int) -> bool:
             left -= 1
 
     try:
+        signal.alarm(60)  # a child that waits for a thread it has not got ends too
         torch.set_num_threads(1)
         sys.addaudithook(count)
         work()
