@@ -52,7 +52,7 @@ def test_odd_names_come_back(red: Predictor, detector: Path, tmp_path: Path, nam
     if name == "cvat":
         root = ElementTree.parse(export / "annotations.xml").getroot()
         assert len({image.get("name") for image in root.iter("image")}) == len(names)
-        assert "names of 6 images, which are written as 'a%01" in done.notes[0]
+        assert "names of 6 images, which are percent-encoded ('a%01" in done.notes[0]
     if name == "label-studio":
         tasks = json.loads((export / "tasks-00001.json").read_text())
         for one in tasks:

@@ -61,6 +61,6 @@ class CVAT:
         if not self._encoded:
             return []
         return [
-            f"cvat: XML cannot hold the names of {self._encoded} images, which are written as {self._first!r}: "
-            "sedet merge knows them so, CVAT needs files renamed like that"
+            f"cvat: XML cannot hold the names of {self._encoded} images, which are percent-encoded "
+            f"({self._first!r} ...): sedet merge knows them so, CVAT needs files renamed like that"
         ]

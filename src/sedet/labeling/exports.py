@@ -19,7 +19,7 @@ from sedet.labeling.export_cvat import CVAT
 from sedet.labeling.export_files import VOC, YOLO
 from sedet.labeling.export_label_studio import LabelStudio
 from sedet.labeling.options import Export
-from sedet.labeling.parts import clear_part_folders, part_of, write_whole
+from sedet.labeling.parts import clear_part_folders, clear_parts, part_of, write_whole
 from sedet.labeling.placing import Placer, linked
 from sedet.labeling.shards import Record, read_records
 from sedet.outputs import Stream
@@ -77,7 +77,7 @@ class COCO:
         self._count = [0, 0]
         root = Path(facts["root"])
         self._placer, self._notes = (Placer(root, copy) if copy else None), []
-        if not copy and not linked(folder / "images", root):
+        if not copy and not linked(folder / "images", root, folder=True):
             self._notes = ["coco: the images could not be linked: give readers their folder, or write it with --copy"]
 
     def add(self, record: Record) -> None:
@@ -179,7 +179,11 @@ def write_exports(
         if held:  # then what is there in parts is of killed processes
             for name in EXPORTS:
                 clear_part_folders(out, name)
-        return [out / name for name in formats], _write(out, facts, shards, formats, chosen, how)
+        notes = _write(out, facts, shards, formats, chosen, how)
+        if held:  # else another process may be writing down how its exports are made
+            for folder in (out, out / "shards"):
+                clear_parts(folder)
+    return [out / name for name in formats], notes
 
 
 def _write(

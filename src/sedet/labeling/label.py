@@ -24,7 +24,7 @@ from sedet.labeling.listing import list_digest, parts, read_list, stream_names, 
 from sedet.labeling.look import look
 from sedet.labeling.measures import disagreement, uncertainty
 from sedet.labeling.options import LOCAL_FILES
-from sedet.labeling.parts import clear_parts, write_whole
+from sedet.labeling.parts import write_whole
 from sedet.labeling.progress import progress as show_progress
 from sedet.labeling.ranking import rank_images
 from sedet.labeling.shards import Box, Record, read_records, shard_file, write_shard
@@ -208,8 +208,6 @@ def _finish(
         raise DataError(f"none of the {count} images can be read. The first: {first}", out, "Give other images")
     chosen = rank_images(out, shards, shard_size, classes, how.top) if rank else None
     written, notes = write_exports(out, facts, shards, formats, chosen if how.top is not None else None, how)
-    for folder in (out, out / "shards"):
-        clear_parts(folder)
     return LabelSummary(
         out, count, count, fresh, boxes, skipped, seconds, shards, shards, rank, tuple(written), tuple(notes)
     )

@@ -1,8 +1,8 @@
 """Files of a label folder: whole or not there, though several processes write to it and any may be killed.
 
 A file is written as a part beside it, ``.NAME.PID.part``, which holds its name: processes of several machines may share
-a folder and a process id. Parts of killed processes stay until the file itself is there and a run has come to its end;
-a process whose part went so finds the file in its place, written by another of the same settings.
+a folder and a process id. Parts of killed processes go when a run has come to its end and the file itself is there; a
+process whose part went so finds the file in its place, written by another of the same settings.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ def part_of(path: Path) -> Path:
 
 
 def clear_parts(folder: Path) -> None:
-    """Remove parts of files that are there by now."""
+    """Remove parts of files that are there by now. Only for who keeps other processes from writing exports.
+
+    Those write down how they are made, each something else; all other files are the same whoever writes them.
+    """
     for part in folder.glob(".*.part"):
         name = part.name[1:].rsplit(".", 2)[0]
         if name and part.is_file() and (folder / name).is_file():

@@ -46,11 +46,11 @@ class Placer:
         return [f"{images} linked: move the export away and write it with --copy"]
 
 
-def linked(path: Path, target: Path) -> bool:
-    """Make a link; False where the system or the file system has none."""
+def linked(path: Path, target: Path, folder: bool = False) -> bool:
+    """Make a link to a file or a folder; False where the system or the file system has none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.symlink_to(target, target_is_directory=target.is_dir())
+        path.symlink_to(target, target_is_directory=folder)
     except OSError:
         return False
     return True
