@@ -298,14 +298,15 @@ def test_packed_data_judge_in_original_pixels(tmp_path: Path) -> None:
 
 def test_val_as_thumbnails_is_compared_with_and_never_judged_by(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "pack"
-    voc(data / "bccd", {"train": [0], "val": [1], "test": [2]}, size=(300, 200))
-    pack(data, out, ["bccd"], 300, 90, judged=False)
-    tables = {part: read_table(f"{out}/bccd:{part}") for part in ("train", "val", "test")}
-    sides = {part: max(t.images[0].width, t.images[0].height) for part, t in tables.items()}
-    assert sides == {"train": 300, "val": 300, "test": 128}
-    judged_table(cell(dataset="bccd"), out, tmp_path)
+    for part, seed in (("pool", 0), ("dev", 10), ("val", 20)):
+        file = f"instances_{part}.json"
+        coco(data / "coco-people", [[]], images=part, file=file, seed=seed, size=(300, 200))
+    pack(data, out, ["coco-people"], 280, 90, judged=False)
+    for part, side in (("pool", 280), ("dev", 280), ("val", 128)):
+        (image,) = read_table(str(out / "coco-people" / f"instances_{part}.json"), out / "coco-people" / part).images
+        assert image.width == side
     with pytest.raises(ConfigError, match="thumbnails of val"):
-        judged_table(cell(dataset="bccd", split="val"), out, tmp_path)
+        judged_table(cell(dataset="coco-people", split="val"), out, tmp_path)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"needs the data sets in {SHARED}")
