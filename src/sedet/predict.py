@@ -253,7 +253,7 @@ def evaluate(
         predictor = TiledPredictor(predictor, tiles, tile_overlap, tile_whole)
     table, problems = clean(agreed_classes(table, predictor.classes, classes))
     for problem in problems[:10]:
-        log.warning("%s", problem)
+        log.warning("%s", problem.text)
     if len(problems) > 10:
         log.warning("and %d more problems; 'sedet check' lists them", len(problems) - 10)
     if not len(table):

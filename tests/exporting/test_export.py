@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from sedet import cli
+from sedet.data.formats import read_table
 from sedet.detectors.file import save_detector
 from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError, SedetError
@@ -110,7 +111,7 @@ def test_the_lowest_score_is_an_input_that_need_not_be_given(made: module.Export
 def test_what_is_printed(made: module.Exported, photos: Path) -> None:
     text = str(made)
     assert "ONNX, opset 18, fp32" in text and "lowest score 0.25" in text and "2 <b>" in text
-    assert f"3 images of {photos}\n" in text and "on the same pixels 0 of" in text
+    assert f"3 images of {photos}, detections from score 0.05 on\n" in text and "on the same pixels 0 of" in text
     assert "ms an image" in text and "AP" not in text
 
 
@@ -130,6 +131,27 @@ def test_int8_is_calibrated_and_judged(place: Path, photos: Path, capsys: pytest
     assert "int8" in text and "AP " in text and "in PyTorch" in text
     names = {node.op_type for node in _graph(place / "int8.onnx").node}
     assert {"QuantizeLinear", "DequantizeLinear", "NonMaxSuppression"} <= names
+
+
+def test_what_a_smaller_precision_costs_is_told_or_said_to_be_unknown(
+    place: Path, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the run's own val, also where the images to compare on are others."""
+    path = place / "scenes.safetensors"
+    save_detector(path, tiny.detector(classes=2, confident=True), ("red", "blue"), 64, {})
+    words = ["export", str(path), "--precision", "fp16", "--images", str(photos), "--overwrite"]
+    assert cli.main([*words, "--out", str(place / "half.onnx")]) == 0
+    assert "AP     what it costs was not measured: give --data" in capsys.readouterr().out
+    val = read_table(str(place / "data" / "val.json"))
+    monkeypatch.setattr(module, "run_data", lambda *_: ReportData(None, val))
+    assert cli.main([*words, "--out", str(place / "half.onnx")]) == 0
+    text = capsys.readouterr().out
+    assert "in PyTorch (" in text and f"images of {photos}" in text and "not measured" not in text
+
+
+def test_data_without_a_comparison_is_refused(place: Path) -> None:
+    with pytest.raises(ConfigError, match="--no-check"):
+        export(place / "scenes.safetensors", data=place / "data" / "val.json", check=False)
 
 
 def _graph(path: Path) -> Any:

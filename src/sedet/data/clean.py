@@ -36,8 +36,13 @@ class Problem:
     message: str
     todo: str
 
+    @property
+    def text(self) -> str:
+        """The line without its level, for logs that have their own."""
+        return f"{self.file}: {self.message}. {self.todo}"
+
     def __str__(self) -> str:
-        return f"{self.level}: {self.file}: {self.message}. {self.todo}"
+        return f"{self.level}: {self.text}"
 
 
 def clean(table: AnnotationTable) -> tuple[AnnotationTable, list[Problem]]:

@@ -115,7 +115,7 @@ def analyze(
     predictor = detector if isinstance(detector, Predictor) else load(detector, device)
     table, problems = clean(agreed_classes(table, predictor.classes, classes))
     for problem in problems[:10]:
-        log.warning("%s", problem)
+        log.warning("%s", problem.text)
     if len(problems) > 10:
         log.warning("and %d more problems; 'sedet check' lists them", len(problems) - 10)
     if not len(table):

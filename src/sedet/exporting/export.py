@@ -75,7 +75,7 @@ class Exported:
             f"  out    boxes [batch, {f['max_detections']}, 4] (xyxy, pixels of the images), scores, labels, count",
             f"  labels {classes}{more}",
         ]
-        lines.append(f"  check  {self.on}")
+        lines.append(f"  check  {self.on}" + (f", detections from score {CHECK_SCORE:g} on" if self.agreement else ""))
         if self.agreement and self.resized:
             lines += [f"         on the same pixels {self.agreement}", f"         on images as they are {self.resized}"]
         if self.seconds:
@@ -83,6 +83,8 @@ class Exported:
             lines.append(f"  time   {after:.0f} ms an image, {before:.0f} in PyTorch (CPU, one image at a time)")
         if self.ap:
             lines.append(f"  AP     {self.ap[1]:.1f}, {self.ap[0]:.1f} in PyTorch ({self.ap[1] - self.ap[0]:+.1f})")
+        elif f["precision"] != "fp32":
+            lines.append("  AP     what it costs was not measured: give --data with labels to judge by")
         return "\n".join(lines)
 
 
@@ -129,10 +131,13 @@ def export(
     """
     sources = [images] if isinstance(images, str) else list(images)
     path = checked_options(detector, out, format, precision, score, max_detections, overwrite)
+    if data is not None and not check:
+        raise ConfigError("--data is read to compare with, which --no-check leaves out: leave out one of them")
     predictor = load(detector, "cpu")
     score = predictor.score if score is None else score
     table = read_table(data, images=data_images, split=split) if data is not None else None
-    wanted = not sources and (precision == "int8" or (check and table is None))
+    # what a smaller precision costs is told on the run's own val, wherever the images to compare on come from
+    wanted = table is None and (precision != "fp32" or (check and not sources))
     own = run_data(Path(detector), predictor.classes) if wanted else ReportData(None, None)
 
     deployed = Deployed(predictor.model, predictor.image_size, score, max_detections, half=precision == "fp16")
@@ -162,6 +167,8 @@ def export(
         judge(same, TOLERANCES.get(precision), "on the same pixels", on)
         resized, seconds = compared(predictor, exported, seen, CHECK_SCORE, max_detections)
         judge(resized, RESIZED_TOLERANCES.get(precision), "on images as they are", on)
+        if precision != "fp32" and table is None:
+            table = own.val
         if table is not None and table.class_counts().sum():
             both = [evaluate(p, table, batch=1).ap for p in (predictor, exported)]
             ap = (both[0], both[1])

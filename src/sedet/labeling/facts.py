@@ -86,7 +86,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     file = folder / "label.json"
     if not file.is_file():
         state = "is no folder" if not folder.is_dir() else "holds files already, but no label.json"
-        raise ConfigError(f"{folder} {state}: give a folder that sedet label wrote, or for new labels a new one")
+        raise ConfigError(f"{folder} {state}: give a folder that sedet label wrote; new labels go to a new one")
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
         version, classes, ids = int(facts["format"]), facts["classes"], facts["category_ids"]

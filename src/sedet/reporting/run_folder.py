@@ -169,7 +169,7 @@ def verdict(run: RunFolder, twin: RunFolder | None = None) -> Verdict:
         scores.append(Score("Labels alone", first, f"supervised twin, last teacher, step {steps}"))
         name = config.method if learns else twin.config.method
         scores.append(Score("With unlabelled images", second, f"{name}, last teacher, step {steps}"))
-        headline, good = _gain(gain)
+        headline, good = _gain(round(second, 1) - round(first, 1))  # as the scores beside it are shown
         notes.append("Last teacher against last teacher: the best of several evaluations would flatter either.")
     elif not learns:
         headline = f"The labels alone gave {teacher:.1f} AP."
@@ -182,7 +182,7 @@ def verdict(run: RunFolder, twin: RunFolder | None = None) -> Verdict:
         if alone is None or step <= run.burn_in:
             headline = "Training on unlabelled images has not been judged yet."
         else:
-            change = teacher - alone
+            change = round(teacher, 1) - round(alone, 1)  # as the scores beside it are shown
             good = False if change < 0 else None
             headline = f"After the burn-in on labels alone the detector changed by {change:+.1f} AP."
             notes.append(
