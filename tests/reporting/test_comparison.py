@@ -102,6 +102,17 @@ def test_everything_is_in_it(made: tuple[Comparison, Pool]) -> None:
     assert "chosen for every run, by hand or by a protocol" in text and "a processor" in text
 
 
+def test_the_head_tells_the_gain_of_the_table(made: tuple[Comparison, Pool]) -> None:
+    text, (alone, sed) = page(made), summarize(made[0], made[1].val)
+    assert (
+        alone["method"] == "supervised"
+        and sed["gain"] == pytest.approx(sed["ap"] - alone["ap"], abs=0.01)
+        and sed["gain"] > 5
+    )
+    assert f"With 50 % of the labels, unlabelled images added {sed['gain']:.1f} AP (sed)." in text
+    assert f"95 % interval is {sed['low']:+.1f} to {sed['high']:+.1f} AP" in text
+
+
 def test_curves_are_means_over_runs_with_the_fewest_labels(made: tuple[Comparison, Pool]) -> None:
     comparison, pool = made
     entries, rows = summarize(comparison, pool.val), load_rows(comparison)
