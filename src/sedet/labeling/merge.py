@@ -100,9 +100,8 @@ class MergeSummary:
         if self.unreviewed:
             lines.append(f"{self.unreviewed} images of the export were not completed: not taken")
         if self.problems:
-            lines.append(
-                f"{len(self.problems)} problems, in {self.out / 'problems.txt'}; the first: {self.problems[0]}"
-            )
+            count, what = len(self.problems), "problem" if len(self.problems) == 1 else "problems"
+            lines.append(f"{count} {what}, in {self.out / 'problems.txt'}; the first: {self.problems[0]}")
         lines.append(f"{self.images} images, {self.boxes} boxes in {self.out / 'labels.json'}")
         return lines
 
