@@ -16,6 +16,7 @@ import torch
 
 import sedet
 from sedet.errors import ConfigError
+from sedet.origin import device_name, processor_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -120,16 +121,7 @@ def versions() -> dict[str, str]:
 def machine(device: str) -> dict[str, Any]:
     """The machine: processor, cores that may be used, threads, and the GPU if one is used."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found: dict[str, Any] = {"processor": _processor(), "cores": cores, "threads": torch.get_num_threads()}
+    found: dict[str, Any] = {"processor": processor_name(), "cores": cores, "threads": torch.get_num_threads()}
     if device == "cuda":
-        found["gpu"] = torch.cuda.get_device_name()
+        found["gpu"] = device_name(torch.device(device))
     return found
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -123,7 +123,8 @@ def work_through(cells: Sequence[Cell], where: Setting, minutes: float | None) -
     for wait, queue in ((False, list(cells)), (True, later)):
         for number, cell in enumerate(queue, start=1):
             if minutes is not None and time.monotonic() - started > 60 * minutes:
-                print(f"time is up: {len(queue) - number + 1} of {len(cells)} cells left for the same command")
+                left = len(queue) - number + 1 + (0 if wait else len(later))
+                print(f"time is up: {left} of {len(cells)} cells left for the same command")
                 return 2 if failed else 0
             print(f"[{number}/{len(queue)}] {cell.name}", flush=True)
             try:
