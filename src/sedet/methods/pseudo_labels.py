@@ -32,8 +32,7 @@ def as_labels(found: Sequence[Detections], batch: Batch, erase_limit: float) -> 
 
 def hidden(boxes: Tensor, erased: Tensor, erase_limit: float) -> Tensor:
     """bool [boxes]: erased beyond the limit. ``erased``: float [rectangles, 4], unused rows zero."""
-    used = erased[(erased[:, 2:] > erased[:, :2]).all(dim=1)]
-    return erased_share(boxes, used) > erase_limit
+    return erased_share(boxes, erased) > erase_limit
 
 
 def pseudo_labels(
