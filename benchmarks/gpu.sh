@@ -6,7 +6,7 @@
 #   pip wheel --no-deps -w .whl . ; pip download --no-deps -d .whl PACKAGES   # what the machine lacks
 # There, with the repository, .gpu/data and .whl:
 #   benchmarks/gpu.sh .gpu/data OUT                                  # benchmarks/cells/gpu.yaml
-#   MINUTES=9 PROCESSES=8 benchmarks/gpu.sh .gpu/data OUT benchmarks/cells/gpu-short.yaml
+#   MINUTES=9 PROCESSES=5 WORKERS=2 OMP_NUM_THREADS=1 benchmarks/gpu.sh .gpu/data OUT benchmarks/cells/gpu-quarter.yaml
 # Here again: unpack OUT/results.tar.gz in the repository, and the detections, for paired comparisons:
 #   tar xzf OUT/results.tar.gz ; cat OUT/detections.* | tar x
 #
