@@ -63,11 +63,12 @@ class PredictSummary:
     """What ``predict_sources`` did.
 
     Attributes:
-        images: images predicted on.
+        images: images predicted on, the frames of videos among them.
         detections: detections written; score: the lowest of them could have had.
         skipped: what was wrong with each image that could not be read.
         seconds: time taken, without loading the detector.
         files: what was written.
+        frames: how many of the images were frames of videos.
     """
 
     images: int
@@ -76,14 +77,17 @@ class PredictSummary:
     skipped: tuple[str, ...]
     seconds: float
     files: tuple[Path, ...]
+    frames: int = 0
 
     def __str__(self) -> str:
         each = 1000 * self.seconds / max(1, self.images)
         rate = f", {self.images / self.seconds:.1f} images/s" if self.images >= self.seconds > 0 else ""
         skipped = f", {len(self.skipped)} unreadable and skipped" if self.skipped else ""
         places = ", ".join(str(path) for path in self.files)
+        still = self.images - self.frames
+        seen = _counted([(n, kind) for n, kind in ((still, "image"), (self.frames, "frame")) if n])
         return (
-            f"{self.detections} detections in {self.images} images, score {self.score:g} and more{skipped} "
+            f"{self.detections} detections in {seen or 'no images'}, score {self.score:g} and more{skipped} "
             f"({self.seconds:.1f} s, {each:.{int(each < 10)}f} ms an image{rate}), written to {places}"
         )
 
@@ -151,7 +155,7 @@ def predict_sources(
     at_once = 1 if predictor.full_size else batch  # images in full size may fill the memory
     largest = None if predictor.full_size else LARGEST_SIDE
 
-    start, images, count = time.perf_counter(), 0, 0
+    start, images, of_videos, count = time.perf_counter(), 0, 0, 0
     skipped: list[str] = []
     writers: list[Writer] = []
     pictures: Pictures | None = None
@@ -183,9 +187,11 @@ def predict_sources(
                     if pictures is not None:
                         pictures.add(item, _picture(pixels, detections, predictor.classes))
                     images, count = images + 1, count + len(result)
+                    of_videos += picture.moment is not None
                 advance(len(part))
         if not images:
-            raise DataError(f"none of the {len(names)} images can be read. The first: {skipped[0]}", ", ".join(sources))
+            first = "The first: " if len(names) > 1 else ""
+            raise DataError(f"{_unread(len(paths), len(videos))}. {first}{skipped[0]}", ", ".join(sources))
         files = [path for writer in writers for path in writer.finish()]
         if pictures is not None:
             pictures.finish()
@@ -199,7 +205,7 @@ def predict_sources(
         if pictures is not None:
             pictures.discard()
         raise
-    return PredictSummary(images, count, score, tuple(skipped), time.perf_counter() - start, tuple(files))
+    return PredictSummary(images, count, score, tuple(skipped), time.perf_counter() - start, tuple(files), of_videos)
 
 
 def evaluate(
@@ -251,7 +257,26 @@ def evaluate(
     predictor = detector if isinstance(detector, Predictor) else load(detector, device)
     if tiles is not None:
         predictor = TiledPredictor(predictor, tiles, tile_overlap, tile_whole)
-    table, problems = clean(agreed_classes(table, predictor.classes, classes))
+    table = to_judge(table, predictor.classes, classes)
+    table, found = detect_table(predictor, table, batch=batch, score_threshold=score_threshold, progress=progress)
+    metrics = replace(coco_metrics(table, found, area_ranges), best_score=best_score(table, found))
+    if json is not None:
+        write_text(Path(json), dumps(metrics.to_dict(), indent=2, allow_nan=False) + "\n")
+    if detections is not None:
+        write_text(Path(detections), ",\n".join(_result_lines(table, found)).join(("[\n", "\n]\n")))
+    return metrics
+
+
+def to_judge(table: AnnotationTable, known: Sequence[str], picked: Sequence[str] = ()) -> AnnotationTable:
+    """What of a table can be judged by, in the detector's classes; what was left out or mended is told in warnings.
+
+    Args:
+        known, picked: as of ``agreed_classes``.
+
+    Raises:
+        DataError: classes do not agree, or no images or boxes are left.
+    """
+    table, problems = clean(agreed_classes(table, known, picked))
     for problem in problems[:10]:
         log.warning("%s", problem.text)
     if len(problems) > 10:
@@ -260,13 +285,7 @@ def evaluate(
         raise DataError("there are no images to judge by", table.source, "Give labelled data")
     if not table.class_counts().sum():
         raise DataError("there are no boxes to judge by", table.source, "Give labelled data, or check --classes")
-    table, found = detect_table(predictor, table, batch=batch, score_threshold=score_threshold, progress=progress)
-    metrics = replace(coco_metrics(table, found, area_ranges), best_score=best_score(table, found))
-    if json is not None:
-        write_text(Path(json), dumps(metrics.to_dict(), indent=2, allow_nan=False) + "\n")
-    if detections is not None:
-        write_text(Path(detections), ",\n".join(_result_lines(table, found)).join(("[\n", "\n]\n")))
-    return metrics
+    return table
 
 
 def _result_lines(table: AnnotationTable, found: Sequence[Detections]) -> Iterator[str]:
@@ -368,6 +387,18 @@ def rescaled(found: Detections, pixels: Pixels, size: tuple[int, int]) -> Detect
         return found
     scale = torch.tensor([size[0] / width, size[1] / height] * 2, dtype=torch.float32)
     return replace(found, boxes=found.boxes * scale)
+
+
+def _unread(images: int, videos: int) -> str:
+    """That nothing of what was given can be read."""
+    counts = [(n, kind) for n, kind in ((images, "image"), (videos, "video")) if n]
+    if images + videos == 1:
+        return f"the {counts[0][1]} cannot be read"
+    return f"none of the {_counted(counts)} can be read"
+
+
+def _counted(counts: Sequence[tuple[int, str]]) -> str:
+    return " and ".join(f"{n} {kind}{'' if n == 1 else 's'}" for n, kind in counts)
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:

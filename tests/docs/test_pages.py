@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -32,6 +33,7 @@ from sedet.flags import flags_of
 from sedet.settings import from_dict
 from sedet.training.pictures import Album
 from sedet.video import VideoFile
+from tests.docs import fiftyone
 from tests.training import runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,9 +153,25 @@ def train(out: str) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
-def test_every_python_block_runs(page: Path, place: Path) -> None:
+def test_every_python_block_runs(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FiftyOne, whose database is a program of its own, is stood in for by what its documentation says."""
+    monkeypatch.setitem(sys.modules, "fiftyone", fiftyone)  # type: ignore[arg-type]
+    if "pydicom" in page.read_text(encoding="utf-8"):
+        from pydicom import examples
+
+        (place / "dicom").mkdir()
+        shutil.copy(examples.get_path("ct"), place / "dicom" / "scan.dcm")
+    shutil.copy(place / "street.jpg", place / "photos" / "street.jpg")
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), {})
+    if (place / "dicom").exists():
+        (scan,) = (place / "photos").glob(f"{examples.ct.PatientID}_*.png")
+        with Image.open(scan) as image:
+            assert image.size == (examples.ct.Columns, examples.ct.Rows) and np.ptp(np.asarray(image)) == 65535
+    if "fiftyone" in page.read_text(encoding="utf-8"):
+        (dataset,) = fiftyone.DATASETS
+        (sample,) = dataset.samples
+        assert sample.filepath.endswith("street.jpg") and isinstance(sample.fields["sedet"], fiftyone.Detections)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")], ids=lambda page: page.stem)

@@ -253,3 +253,11 @@ def test_the_command(labeled: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "labelled boxes: 0 kept, 0 moved, 0 relabelled, 1 added" in out
     assert main(words) == 2, "the folder is in use"
     assert "in use" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "told"), [(7, "e.json, task 7: "), ("é", "e.json, task 'é': ")])
+def test_messages_name_the_task(labeled: Path, tmp_path: Path, number: int | str, told: str) -> None:
+    one = task("001.png", region(0, 0, 50, 50, "cat"), {"type": "polygonlabels", "value": {}})
+    one["id"] = number
+    done = merge(labeled, write(tmp_path / "e.json", [one]), tmp_path / "out", images=labeled.parent)
+    assert told in done.problems[0]

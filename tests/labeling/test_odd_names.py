@@ -64,6 +64,20 @@ def test_odd_names_come_back(red: Predictor, detector: Path, tmp_path: Path, nam
     assert boxes == {odd: [("red box", [4 + i, 5, 40, 30])] for i, odd in enumerate(names)}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names that only Linux allows")
+@pytest.mark.parametrize("copy", [False, True])
+def test_names_that_coco_cannot_tell_are_named(red: Predictor, detector: Path, tmp_path: Path, copy: bool) -> None:
+    for name in (*UNREAD, "plain.png"):
+        save(tmp_path / "photos" / name, scene())
+    done = label(
+        detector, [str(tmp_path / "photos")], tmp_path / "labels", format="coco", copy=copy, rank=False, device="cpu"
+    )
+    (note,) = done.notes
+    assert note.startswith("coco: 3 file names with a backslash, a drive or spaces") and note.endswith(
+        "' ends .png' ..."
+    )
+
+
 @pytest.mark.parametrize("text", ["a%25FF.png", "a%FF.png", "%", "%2525", "%0A.png", "\udce9%20", "\x00", "a%01"])
 def test_names_in_xml_are_told_apart(text: str) -> None:
     assert from_xml(to_xml(text)) == text

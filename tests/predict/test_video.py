@@ -102,13 +102,28 @@ def test_predictions_of_a_video_and_an_image(detector: Path, tmp_path: Path, cap
         (10, 1),
     ]
     assert records[1]["path"] == str(clip) and (records[1]["width"], records[1]["height"]) == (64, 48)
-    assert done.images == 4 and len(done.skipped) == 1 and "bad.mp4" in (out / "skipped.txt").read_text()
+    assert done.images == 4 and done.frames == 3 and " in 1 image and 3 frames, " in str(done)
+    assert len(done.skipped) == 1 and "bad.mp4" in (out / "skipped.txt").read_text()
     ids = [image["id"] for image in json.loads((out / "images.coco.json").read_text())["images"]]
     assert len(set(ids)) == 4
     assert (out / "pictures" / "photo.jpg").is_file()
     drawn = list(frames(out / "pictures" / "clip.mp4"))
     assert len(drawn) == 3 and rate_of(out / "pictures" / "clip.mp4") == 2
     assert not list(out.rglob("*.part*"))
+
+
+def test_what_cannot_be_read_is_told_as_what_it_is(detector: Path, tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4", "c.png"):
+        (tmp_path / name).write_text("neither")
+
+    def told(*names: str) -> str:
+        with pytest.raises(DataError) as caught:
+            predict_sources(detector, [str(tmp_path / name) for name in names], tmp_path / "out", device="cpu")
+        return str(caught.value)
+
+    assert "the video cannot be read. " in told("a.mp4") and "a.mp4" in told("a.mp4")
+    assert "none of the 2 videos can be read. The first: " in told("a.mp4", "b.mp4")
+    assert "none of the 1 image and 2 videos can be read. The first: " in told("a.mp4", "b.mp4", "c.png")
 
 
 def test_two_videos_are_drawn_into_two(detector: Path, tmp_path: Path) -> None:
@@ -120,7 +135,7 @@ def test_two_videos_are_drawn_into_two(detector: Path, tmp_path: Path) -> None:
 
 def test_nothing_to_see(detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.mp4").write_text("no video")
-    with pytest.raises(DataError, match="none of the 1"):
+    with pytest.raises(DataError, match="the video cannot be read"):
         predict_sources(detector, [str(tmp_path / "bad.mp4")], tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
     assert cli.main(["predict", str(detector), str(tmp_path / "bad.mp4"), "--every", "0"]) == 2

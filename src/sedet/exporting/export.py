@@ -19,6 +19,7 @@ from sedet.data.table import AnnotationTable
 from sedet.data.views import plain_view
 from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError, DataError, ImageError, SedetError
+from sedet.evaluation.coco import coco_metrics
 from sedet.exporting.agreement import RESIZED_TOLERANCES, TOLERANCES, Agreement, Tolerance, agreement
 from sedet.exporting.formats import OPSET, finished, to_onnx, to_torch_export
 from sedet.exporting.graph import Deployed
@@ -26,7 +27,7 @@ from sedet.exporting.options import Format, Precision
 from sedet.exporting.quantize import CALIBRATION_IMAGES, quantized
 from sedet.exporting.session import ExportedPredictor, OnnxSession, Session, TorchExportSession
 from sedet.files import naming, unwritable, write_atomically
-from sedet.predict import LARGEST_SIDE, evaluate
+from sedet.predict import LARGEST_SIDE, detect_table, to_judge
 from sedet.predictor import Pixels, Predictor, check_score, load
 from sedet.reporting.report import ReportData, read_report_data
 from sedet.settings import load_config
@@ -170,8 +171,9 @@ def export(
         if precision != "fp32" and table is None:
             table = own.val
         if table is not None and table.class_counts().sum():
-            both = [evaluate(p, table, batch=1).ap for p in (predictor, exported)]
-            ap = (both[0], both[1])
+            table, found = detect_table(predictor, to_judge(table, predictor.classes), batch=1)
+            _, again = detect_table(exported, table, batch=1)  # warnings about the data were given above
+            ap = (coco_metrics(table, found).ap, coco_metrics(table, again).ap)
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
-from sedet.errors import ConfigError
+from sedet.data.layout import inside
+from sedet.errors import ConfigError, DataError
 from sedet.files import naming
 from sedet.labeling.export_cvat import CVAT
 from sedet.labeling.export_files import VOC, YOLO
@@ -65,7 +66,10 @@ class Exporter(Protocol):
 
 
 class COCO:
-    """``instances.json``: COCO annotations, each with its ``score``; ``images`` is a link to the images, or copies."""
+    """``instances.json``: COCO annotations, each with its ``score``; ``images`` is a link to the images, or copies.
+
+    A file name stands there as it is. Readers take some for a path of another system; those are named in a note.
+    """
 
     def __init__(self, folder: Path, facts: dict[str, Any], copy: bool) -> None:
         self._folder = folder
@@ -75,7 +79,8 @@ class COCO:
         categories = [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)]
         self._images.write(f'{{"categories": {json.dumps(categories)},\n"images": [')
         self._count = [0, 0]
-        root = Path(facts["root"])
+        self._unclear, self._first_unclear = 0, ""
+        self._root = root = Path(facts["root"])
         self._placer, self._notes = (Placer(root, copy) if copy else None), []
         if not copy and not linked(folder / "images", root, folder=True):
             self._notes = ["coco: the images could not be linked: give readers their folder, or write it with --copy"]
@@ -84,6 +89,8 @@ class COCO:
         place = self._folder / "images" / record.name
         if self._placer is not None and not self._placer.place(record.name, place):
             return
+        if not _clear(self._root, record.name):
+            self._unclear, self._first_unclear = self._unclear + 1, self._first_unclear or record.name
         number = self._count[0] + 1
         image = {"id": number, "file_name": record.name, "width": record.width, "height": record.height}
         self._images.write((",\n" if self._count[0] else "\n") + json.dumps(image))
@@ -112,7 +119,23 @@ class COCO:
         self._images.write("\n]}\n")
         self._images.finish()
         part.unlink()
-        return self._notes if self._placer is None else self._placer.notes("coco")
+        notes = self._notes if self._placer is None else self._placer.notes("coco")
+        if self._unclear:
+            count = f"{self._unclear} file name{'' if self._unclear == 1 else 's'}"
+            notes = [
+                *notes,
+                f"coco: {count} with a backslash, a drive or spaces at an end would not be found again by readers, "
+                f"which take them for paths; rename the files, or use another format: {self._first_unclear!r} ...",
+            ]
+        return notes
+
+
+def _clear(root: Path, name: str) -> bool:
+    """Whether a reader of COCO takes the name for what it is."""
+    try:
+        return inside(root, name, root) == name
+    except DataError:
+        return False
 
 
 def check_exports(formats: str | Sequence[str]) -> tuple[str, ...]:

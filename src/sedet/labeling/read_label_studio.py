@@ -34,7 +34,7 @@ def read_label_studio(data: list[Any], file: Path) -> Export:
     """
     export = Export("Label Studio")
     for position, task in enumerate(data):
-        where = f"{file}, task {shown(task.get('id', position))[-40:]}" if isinstance(task, dict) else str(file)
+        where = f"{file}, task {_own_number(task.get('id', position))}" if isinstance(task, dict) else str(file)
         try:
             reviewed = _task(task, where, export)
         except DataError as error:
@@ -45,6 +45,11 @@ def read_label_studio(data: list[Any], file: Path) -> Export:
         else:
             export.images.append(reviewed)
     return export
+
+
+def _own_number(found: Any) -> str:
+    """A task's own number, or whatever stands in its place."""
+    return str(found) if type(found) is int else shown(found)[-40:]
 
 
 def _task(task: Any, where: str, export: Export) -> Reviewed | None:
