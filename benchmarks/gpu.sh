@@ -32,6 +32,15 @@ if [ -d .whl ]; then
 fi
 export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 
+"$python" - >"$work/runs/machine.json" <<'PYTHON'
+import json, sys
+
+sys.path.insert(0, ".")
+from benchmarks.provenance import machine, versions
+
+print(json.dumps({"versions": versions(), "device": machine("cuda")}))
+PYTHON
+
 pids=()
 for process in $(seq "${PROCESSES:-3}"); do
     timeout --kill-after=10 "${minutes}m" \
@@ -44,7 +53,7 @@ status=0
 for pid in "${pids[@]}"; do wait "$pid" || status=$?; done
 tail -n 4 "$work"/logs/process-*.log
 
-find benchmarks/results "$work/logs" "$work/runs" \( -name '*.json' -o -name '*.log' -o -name metrics.csv \) -print0 |
+find benchmarks/results "$work/logs" "$work/runs" \( -name '*.json' -o -name '*.log' -o -name metrics.csv -o -name config.yaml \) -print0 |
     tar czf "$out/results.tar.gz" --null -T -
 if [ -d "$work/detections" ]; then
     tar c "$work/detections" | split -b 15m - "$out/detections."

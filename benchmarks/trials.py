@@ -1,7 +1,8 @@
 """Collect trial runs (run folders of ``sedet train``) into one JSON, and print them as a Markdown table.
 
-    python benchmarks/trials.py RUN... --name demo-scenes --about "..." > table.md
+    python benchmarks/trials.py RUN... --name demo-scenes --about "..." --commit HASH > table.md
 
+Of runs made elsewhere (benchmarks/gpu.sh) metrics.csv and train.log are enough; --machine says on what they were made.
 Trials are what was tried while developing, on dev, with one seed: they show where to look, not what is true.
 """
 
@@ -9,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
-import platform
+import json
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yaml
 
+from benchmarks.provenance import machine, versions
 from benchmarks.rows import write_json
 from sedet.config import TrainConfig
 from sedet.settings import to_dict
-from sedet.training.run import versions
 
 HERE = Path(__file__).parent
 
@@ -42,23 +44,44 @@ def trial(run: Path) -> dict[str, Any] | None:
         judged = [row for row in csv.DictReader(file) if row.get("teacher_ap")]
     if not judged:
         return None
-    settings = yaml.safe_load((run / "config.yaml").read_text())
-    defaults = flat(to_dict(TrainConfig()))
-    paths = {"labeled", "unlabeled", "val", "images", "val_images", "out", "start"}
     log = (run / "train.log").read_text().splitlines()
     return {
         "name": run.name,
-        "method": settings["method"],
-        "labeled": Path(settings["labeled"]).parent.name + "/" + Path(settings["labeled"]).name,
-        "settings": {k: v for k, v in flat(settings).items() if k not in paths and v != defaults.get(k)},
-        "seed": settings["seed"],
-        "steps": settings["steps"],
+        **(configured(run / "config.yaml") if (run / "config.yaml").is_file() else planned(log)),
         "curve": [
             {key: float(row[key]) for key in ("step", "teacher_ap", "teacher_ap50", "student_ap")} for row in judged
         ],
         "from": log[0][:19],
         "to": log[-1][:19],
     }
+
+
+def configured(file: Path) -> dict[str, Any]:
+    """What a run's settings say."""
+    settings = yaml.safe_load(file.read_text())
+    defaults = flat(to_dict(TrainConfig()))
+    paths = {"labeled", "unlabeled", "val", "images", "val_images", "out", "start"}
+    return {
+        "method": settings["method"],
+        "labeled": Path(settings["labeled"]).parent.name + "/" + Path(settings["labeled"]).name,
+        "settings": {k: v for k, v in flat(settings).items() if k not in paths and v != defaults.get(k)},
+        "seed": settings["seed"],
+        "steps": settings["steps"],
+    }
+
+
+def planned(log: Sequence[str]) -> dict[str, Any]:
+    """The same from the plan that the log begins with: ``  steps     4000: 1200 on the labels alone ...``"""
+    lines = [line[24:] for line in log]
+    found: dict[str, str] = {}
+    for line in lines[lines.index("Plan") + 1 :]:
+        if not line.startswith("  "):
+            break
+        key, value = line[2:12].strip(), line[12:].strip()
+        if key:
+            found[key] = value
+    method, seed = found["method"].split(", seed ")
+    return {"method": method, "settings": found, "seed": int(seed), "steps": int(re.split(r"[:;]", found["steps"])[0])}
 
 
 def markdown(trials: list[dict[str, Any]]) -> str:
@@ -78,13 +101,14 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--about", required=True)
     parser.add_argument("--commit", required=True, help="the commit, or commits, that the trials ran from")
+    parser.add_argument("--machine", type=Path, help="JSON of the versions and the device, if they ran elsewhere")
     options = parser.parse_args()
+    here = {"versions": versions(), "device": machine("cpu")}
     trials = [one for run in options.runs if (one := trial(run)) is not None]
     record = {
         "about": options.about,
         "commit": options.commit,
-        "versions": versions(),
-        "device": f"cpu ({platform.machine()}, {os.cpu_count()} cores)",
+        **(json.loads(options.machine.read_text()) if options.machine else here),
         "trials": trials,
     }
     write_json(HERE / "trials" / f"{options.name}.json", record)
