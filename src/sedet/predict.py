@@ -85,7 +85,7 @@ class PredictSummary:
         skipped = f", {len(self.skipped)} unreadable and skipped" if self.skipped else ""
         places = ", ".join(str(path) for path in self.files)
         still = self.images - self.frames
-        seen = _counted([(n, kind) for n, kind in ((still, "image"), (self.frames, "frame")) if n])
+        seen = _counted([(still, "image"), (self.frames, "frame")])
         return (
             f"{self.detections} detections in {seen or 'no images'}, score {self.score:g} and more{skipped} "
             f"({self.seconds:.1f} s, {each:.{int(each < 10)}f} ms an image{rate}), written to {places}"
@@ -190,8 +190,10 @@ def predict_sources(
                     of_videos += picture.moment is not None
                 advance(len(part))
         if not images:
-            first = "The first: " if len(names) > 1 else ""
-            raise DataError(f"{_unread(len(paths), len(videos))}. {first}{skipped[0]}", ", ".join(sources))
+            if len(names) == 1:
+                raise DataError(skipped[0])
+            counts = _counted([(len(paths), "image"), (len(videos), "video")])
+            raise DataError(f"none of the {counts} can be read. The first: {skipped[0]}", ", ".join(sources))
         files = [path for writer in writers for path in writer.finish()]
         if pictures is not None:
             pictures.finish()
@@ -389,16 +391,9 @@ def rescaled(found: Detections, pixels: Pixels, size: tuple[int, int]) -> Detect
     return replace(found, boxes=found.boxes * scale)
 
 
-def _unread(images: int, videos: int) -> str:
-    """That nothing of what was given can be read."""
-    counts = [(n, kind) for n, kind in ((images, "image"), (videos, "video")) if n]
-    if images + videos == 1:
-        return f"the {counts[0][1]} cannot be read"
-    return f"none of the {_counted(counts)} can be read"
-
-
 def _counted(counts: Sequence[tuple[int, str]]) -> str:
-    return " and ".join(f"{n} {kind}{'' if n == 1 else 's'}" for n, kind in counts)
+    """1 image and 2 videos: what there is any of."""
+    return " and ".join(f"{n} {kind}{'' if n == 1 else 's'}" for n, kind in counts if n)
 
 
 def _listed(names: Sequence[str], most: int = 12) -> str:

@@ -112,7 +112,7 @@ def test_broken_images_are_reported_skipped_and_counted(
 def test_nothing_is_written_when_nothing_can_be_read(red: Predictor, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "empty.jpg").touch()
-    with pytest.raises(DataError, match=r"the image cannot be read\. .*empty\.jpg"):
+    with pytest.raises(DataError, match=r"^\S*empty\.jpg: "):
         predict_sources("d", [str(tmp_path / "in")], tmp_path / "out", format="yolo", device="cpu")
     assert not (tmp_path / "out").exists()
 

@@ -162,7 +162,7 @@ def export(
             on, seen = ", ".join(sources), first(readable(find_images(sources)))
         else:
             on, seen, table = own_images(own, predictor.image_size)
-        on = f"{len(seen)} images of {on}"
+        on = f"{len(seen)} image{'' if len(seen) == 1 else 's'} of {on}"
         shrunk = [plain_view(image, predictor.image_size).image.permute(1, 2, 0).numpy() for image in seen]
         same, _ = compared(predictor, exported, shrunk, CHECK_SCORE, max_detections)
         judge(same, TOLERANCES.get(precision), "on the same pixels", on)
