@@ -88,8 +88,8 @@ def methods_part(rows: Sequence[Row], shown: Sequence[dict[str, Any]], compariso
     for group in shown:
         lines = methods_lines(rows, group, comparisons)
         if lines:
-            picked = [[*line[:3], f"{line[7]} {line[8]}".strip(), *line[9:11]] for line in lines]
-            headings = ["", "AP", "AP50", "gain [95 %]", "of the gap", "SED's lead [95 %]"]
+            picked = [[*line[:3], f"{line[7]} {line[8]}".strip(), *line[9:11], line[-1]] for line in lines]
+            headings = ["", "AP", "AP50", "gain [95 %]", "of the gap", "SED's lead [95 %]", "runs"]
             size = pool_size(rows, group)
             title = f"{group['dataset']}, {group['percent']:g} % of {size}, `{group['recipe']}`, {group['split']}:"
             parts.append(f"{title}\n\n{table(headings, picked)}")

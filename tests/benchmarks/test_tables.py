@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import challenges
-from benchmarks.compare import identity, load_comparisons
+from benchmarks.compare import identity, load_comparisons, still_of
 from benchmarks.pages import demo_part, fill, readme_parts, suite_part
 from benchmarks.rows import (
     RESULTS,
@@ -197,3 +197,11 @@ def test_what_is_said_of_the_challenges_follows_from_the_numbers() -> None:
     unknown = challenges.reading({"twin": facts(0.4, None, 0.2), "SED": facts(0.5, 0.6, 0.1)})
     assert "lie better" not in unknown and "Not: fewer objects lost at 0.5" in unknown
     assert challenges.reading({"twin": facts(0.4, 0.7, 0.2)}) == ""
+
+
+def test_a_comparison_is_kept_while_the_rows_are_what_it_compared() -> None:
+    """The same settings on another machine have the same identity and other figures."""
+    first, second = [{"ap": 40.0}, {"ap": 42.0}], [{"ap": 41.0}, {"ap": 44.0}]
+    known = {"metrics": {"ap": {"difference": 1.51}}}
+    assert still_of(known, first, second)
+    assert not still_of(known, first, [{"ap": 41.0}, {"ap": 43.5}])
