@@ -255,6 +255,31 @@ def test_the_command(labeled: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "in use" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("media", [True, False])
+def test_what_fiftyone_exports(labeled: Path, tmp_path: Path, media: bool) -> None:
+    """A COCODetectionDataset as its documentation lays it out: ``labels.json`` beside ``data``, or labels alone."""
+    export = tmp_path / "fiftyone"
+    save((export / "data" if media else tmp_path / "photos") / "new.png", 30)
+    content = {
+        "info": {"year": "", "version": "", "description": "Exported from FiftyOne", "contributor": "", "url": ""},
+        "licenses": [],
+        "categories": [{"id": i, "name": name, "supercategory": None} for i, name in enumerate(("cat", "dog"))],
+        "images": [
+            {"id": 1, "file_name": "new.png", "height": 48, "width": 64, "license": None, "coco_url": None},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 0, "bbox": [1, 2, 20, 30], "area": 600, "iscrowd": 0},
+            {"id": 2, "image_id": 1, "category_id": 1, "bbox": [30, 5, 10, 10], "area": 100, "score": 0.9, "tag": "x"},
+        ],
+    }
+    export.mkdir(exist_ok=True)
+    file = write(export / "labels.json", content)
+    done = merge(labeled, file, tmp_path / "out", images=None if media else tmp_path / "photos")
+    assert not done.problems
+    merged = boxes_of(read_table(tmp_path / "out"))
+    assert merged["new.png"] == [("cat", [1, 2, 21, 32]), ("dog", [30, 5, 40, 15])] and len(merged) == 3
+
+
 @pytest.mark.parametrize(("number", "told"), [(7, "e.json, task 7: "), ("é", "e.json, task 'é': ")])
 def test_messages_name_the_task(labeled: Path, tmp_path: Path, number: int | str, told: str) -> None:
     one = task("001.png", region(0, 0, 50, 50, "cat"), {"type": "polygonlabels", "value": {}})

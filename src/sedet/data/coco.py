@@ -191,7 +191,7 @@ def _find_root(file: Path, names: list[str], faults: Faults) -> Path:
     parts = [w for word in words for w in (word, *split_words(word))]
     candidates = []
     for base in bases:
-        for part in ("", *parts, "images", *(f"images/{p}" for p in parts)):
+        for part in ("", *parts, "images", *(f"images/{p}" for p in parts), "data"):  # data: FiftyOne's exports
             candidate = base / part if part else base
             if candidate not in candidates and candidate.is_dir():
                 candidates.append(candidate)
