@@ -88,17 +88,29 @@ def test_assignment_equals_loops(model: FCOS, seed: int, levels: tuple[int, ...]
     regions = answers([(side, side), (side - 70, side // 2)], side, levels)
     for image in (0, 1):
         target = random_targets(rng, [0, 1, 6, 25][seed % 4], side, seed % 3)
-        index, positive = model.assign(regions, image, target)
+        index = model.assign(regions, image, target)
         want = naive_assign(regions, image, target, model.spec.level_range, model.spec.center_radius)
         assert index.tolist() == want
-        assert positive.tolist() == [i >= 0 for i in want]
+
+
+@pytest.mark.parametrize("pairs", [1, 3000, 10**9])
+def test_images_assigned_together_are_as_alone(model: FCOS, pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many images are compared at once; the fewer objects of one are filled up with nothing."""
+    monkeypatch.setattr("sedet.detectors.fcos.PAIRS_AT_ONCE", pairs)
+    rng = np.random.default_rng(1)
+    regions = answers([(96, 96), (90, 60), (50, 96), (96, 80), (64, 64)], 96)
+    targets = [random_targets(rng, count, 60, ignored) for count, ignored in ((3, 0), (0, 2), (9, 1), (0, 0), (1, 3))]
+    together = model.assign_all(regions, targets)
+    assert torch.equal(together, torch.stack([model.assign(regions, i, t) for i, t in enumerate(targets)]))
+    assert (together >= 0).sum() > 5 and (together[1] == -2).sum() > (~regions.valid[1]).sum()
+    assert (model.assign_all(regions, [tiny.targets()] * 5)[regions.valid] == -1).all()
 
 
 def test_assignment_of_both_views_is_the_same(model: FCOS) -> None:
     rng = np.random.default_rng(0)
     target = random_targets(rng, 12, 192, 2)
-    full = model.assign(answers([(192, 100)], 192), 0, target)[0]
-    half = model.assign(answers([(96, 50)], 96, HALF_LEVELS), 0, target.halved())[0]
+    full = model.assign(answers([(192, 100)], 192), 0, target)
+    half = model.assign(answers([(96, 50)], 96, HALF_LEVELS), 0, target.halved())
     assert torch.equal(full, half) and (full >= 0).sum() > 3
 
 
@@ -108,7 +120,7 @@ def test_every_size_is_answered_for(model: FCOS) -> None:
     edge = model.spec.level_range * 8  # up to here the lowest level answers
     # from the point at (108, 108) to the left border: exactly the edge
     box = (108.0 - edge, 108.0 - edge, 108.0 + edge - 4, 108.0 + edge - 4)
-    index, _ = model.assign(regions, 0, tiny.targets((0, *box)))
+    index = model.assign(regions, 0, tiny.targets((0, *box)))
     at = [r for r in range(len(regions)) if regions.points[r].tolist() == [108.0, 108.0]]
     upper = [r for r in range(len(regions)) if regions.points[r].tolist() == [104.0, 104.0]]
     assert len(at) == 1 and index[at[0]] == -1  # stride 8 is just past it
@@ -117,8 +129,8 @@ def test_every_size_is_answered_for(model: FCOS) -> None:
 
 def test_small_objects_are_seen_where_a_location_falls_into_them(model: FCOS) -> None:
     regions = answers([(128, 128)])
-    assert (model.assign(regions, 0, tiny.targets((0, 3.6, 3.6, 4.4, 4.4)))[0] == 0).sum() == 1
-    index = model.assign(regions, 0, tiny.targets((0, 6.0, 6.0, 6.4, 6.4)))[0]
+    assert (model.assign(regions, 0, tiny.targets((0, 3.6, 3.6, 4.4, 4.4))) == 0).sum() == 1
+    index = model.assign(regions, 0, tiny.targets((0, 6.0, 6.0, 6.4, 6.4)))
     assert (index >= 0).sum() == 0  # between locations
 
 
@@ -160,7 +172,7 @@ def test_ignored_and_padded_places_are_no_background(model: FCOS) -> None:
     regions = answers([(128, 96)])
     ignore = [[30.0, 30.0, 90.0, 90.0]]
     target = tiny.targets((0, 50, 50, 70, 70), ignore=ignore)
-    index, _ = model.assign(regions, 0, target)
+    index = model.assign(regions, 0, target)
     assert (index == 0).any()  # an object inside keeps its locations
     hidden = index == -2
     assert hidden.sum() > (~regions.valid[0]).sum() > 0

@@ -58,6 +58,35 @@ def test_a_copy_has_norms_of_its_own() -> None:
     assert not torch.allclose(first(torch.ones(1, 3, 64, 64))[-1], before)
 
 
+def test_constants_are_kept_until_a_buffer_changes() -> None:
+    """In place, replaced, on another type, or first looked at where nothing can be trained."""
+    images = torch.rand(1, 3, 64, 64)
+    folded, plain = frozen("resnet18"), frozen("resnet18")
+    fold_frozen_norms(folded)
+    with torch.inference_mode():
+        folded(images)
+    for body in (folded, plain):
+        body(images)[-1].square().mean().backward()
+    grads = [[p.grad for p in body.parameters() if p.grad is not None] for body in (folded, plain)]
+    assert len(grads[0]) == len(grads[1]) > 0
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3 * float(b.abs().max()))
+    for change in (
+        lambda body: body.bn1.running_var.mul_(2.0),
+        lambda body: body.layer1[0].bn1.bias.add_(1.0),
+        lambda body: setattr(body.bn1, "running_mean", body.bn1.running_mean + 1.0),
+        lambda body: body.load_state_dict({k: v * 1.1 for k, v in body.state_dict().items()}),
+        lambda body: body.double(),
+    ):
+        before = folded(images)[-1]
+        change(folded)
+        change(plain)
+        images = images.to(folded.conv1.weight.dtype)
+        answers, expected = folded(images)[-1], plain(images)[-1]
+        torch.testing.assert_close(answers, expected, rtol=1e-3, atol=1e-3 * float(expected.detach().abs().max()))
+        assert answers.dtype == torch.float64 or not torch.allclose(answers, before, rtol=1e-2)
+
+
 class Branching(nn.Module):
     """The convolution's output goes past the norm, too."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -29,11 +29,7 @@ class Targets:
         return Targets(self.boxes / 2, self.labels, self.ignore / 2)
 
     def to(self, device: torch.device) -> Targets:
-        return Targets(
-            self.boxes.to(device, non_blocking=True),
-            self.labels.to(device, non_blocking=True),
-            self.ignore.to(device, non_blocking=True),
-        )
+        return _moved([self], device)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +66,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         moved = self._each(lambda images: images.to(device, non_blocking=True))
-        return moved if moved.targets is None else replace(moved, targets=tuple(t.to(device) for t in moved.targets))
+        return moved if moved.targets is None else replace(moved, targets=_moved(moved.targets, device))
 
     def first(self, count: int) -> Batch:
         """The first images of the batch."""
@@ -86,6 +82,17 @@ class Batch:
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         changed: dict[str, Any] = {name: change(value) for name, value in given.items() if isinstance(value, Tensor)}
         return replace(self, **changed)
+
+
+def _moved(targets: Sequence[Targets], device: torch.device) -> tuple[Targets, ...]:
+    """On the device, in three copies whatever the batch; each image's tensors are views of them."""
+
+    def split(tensors: list[Tensor]) -> tuple[Tensor, ...]:
+        joint = torch.cat(tensors).to(device, non_blocking=True)
+        return torch.split(joint, [len(t) for t in tensors])
+
+    columns = (split([getattr(t, f.name) for t in targets]) for f in fields(Targets))
+    return tuple(Targets(*one) for one in zip(*columns, strict=True))
 
 
 def pixels(images: Tensor) -> Tensor:

@@ -31,8 +31,16 @@ def level_slices(regions: Regions) -> list[slice]:
 
 
 def centers_inside(points: Tensor, boxes: Tensor) -> Tensor:
-    """bool [points, boxes]"""
-    return ((points[:, None] > boxes[None, :, :2]) & (points[:, None] < boxes[None, :, 2:])).all(dim=-1)
+    """Which points lie in which boxes, borders excluded.
+
+    Args:
+        points: float [points, 2].
+        boxes: float [..., 1, boxes, 4], or [boxes, 4]: xyxy.
+
+    Returns:
+        bool [..., points, boxes].
+    """
+    return ((points[:, None] > boxes[..., :2]) & (points[:, None] < boxes[..., 2:])).all(dim=-1)
 
 
 def final_detections(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
@@ -22,6 +23,9 @@ from sedet.detectors.dense import centers_inside, final_detections, flatten_map,
 from sedet.detectors.normalizer import process_mean
 from sedet.detectors.pyramid import Pyramid
 from sedet.detectors.regions import FULL_LEVELS, Detections, Regions
+
+PAIRS_AT_ONCE = 4_000_000
+"""Locations times objects that are compared at once, in all images: about 150 MB."""
 
 
 @dataclass(frozen=True)
@@ -105,18 +109,14 @@ class FCOS(nn.Module):
             ``class``, ``box``, ``quality``: scalars. Positives are counted over all processes.
         """
         classes = regions.logits.shape[-1]
-        matched = [self.assign(regions, i, t) for i, t in enumerate(targets)]
-        index = torch.stack([m[0] for m in matched])  # [batch, regions]: object, -1 background, -2 ignored
+        index = self.assign_all(regions, targets)
         positive = index >= 0
         count = process_mean(positive.sum().float(), least=1.0)
 
-        boxes = torch.zeros_like(regions.boxes)
-        labels = torch.full_like(index, classes)
-        for i, target in enumerate(targets):
-            if len(target.labels):
-                own = index[i].clamp(min=0)  # gathered everywhere: on a GPU picking the positives would wait for it
-                boxes[i] = target.boxes[own]
-                labels[i] = torch.where(positive[i], target.labels[own], classes)
+        # Gathered everywhere: on a GPU picking the positives would wait for it.
+        own = index.clamp(min=0)
+        boxes = _padded([t.boxes for t in targets]).gather(1, own[..., None].expand(-1, -1, 4))
+        labels = torch.where(positive, _padded([t.labels for t in targets]).gather(1, own), classes)
         one_hot = (labels[..., None] == torch.arange(classes, device=labels.device)).to(regions.logits.dtype)
         use = ((index > -2) & regions.valid).nonzero(as_tuple=True)
         focal = sigmoid_focal_loss(regions.logits[use], one_hot[use], alpha=0.25, gamma=2.0, reduction="sum")
@@ -130,36 +130,47 @@ class FCOS(nn.Module):
         )
         return {"class": focal / count, "box": giou / count, "quality": quality / count}
 
-    def assign(self, regions: Regions, image: int, target: Targets) -> tuple[Tensor, Tensor]:
-        """FCOS assignment of one image: which object each location answers for.
+    @torch.no_grad()
+    def assign_all(self, regions: Regions, targets: Sequence[Targets]) -> Tensor:
+        """FCOS assignment: which object each location answers for.
 
         A location is positive for an object if it lies in the box and within ``center_radius`` strides of the
         box centre, and the farthest side lies in the level's range; of several objects the smallest wins.
 
+        Args:
+            targets: one an image, in pixels of the regions' view.
+
         Returns:
-            int64 [regions]: the object's index, -1 background, -2 ignored; and bool [regions], positives.
+            int64 [batch, regions]: the object's index in its image, -1 background, -2 ignored.
         """
-        count = len(regions)
-        points, strides = regions.points, regions.strides
-        index = torch.full((count,), -1, dtype=torch.int64, device=points.device)
-        if len(target.ignore):
-            index = torch.where(centers_inside(points, target.ignore).any(dim=1), -2, index)
-        if len(target.labels):
-            boxes = target.boxes
-            sides = torch.cat([points[:, None] - boxes[None, :, :2], boxes[None, :, 2:] - points[:, None]], dim=-1)
-            centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-            near = (points[:, None] - centers[None]).abs().amax(dim=-1) < self.spec.center_radius * strides[:, None]
-            high = self.spec.level_range * strides
-            low = torch.where(strides == strides.min(), torch.zeros_like(high), high / 2)
-            high = torch.where(strides == strides.max(), torch.full_like(high, torch.inf), high)
-            farthest = sides.amax(dim=-1)
-            match = near & (sides.amin(dim=-1) > 0) & (farthest >= low[:, None]) & (farthest < high[:, None])
-            area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-            cost = torch.where(match, area[None].expand_as(match), torch.inf)
-            best, chosen = cost.min(dim=1)
-            index = torch.where(best.isfinite(), chosen, index)
-        index = torch.where(regions.valid[image], index, -2)
-        return index, index >= 0
+        # As many images at once as memory allows: each alone would start the same operations over and over.
+        most = max(max(len(t.boxes), len(t.ignore)) for t in targets)
+        together = max(1, PAIRS_AT_ONCE // max(1, len(regions) * most))
+        parts = [slice(i, i + together) for i in range(0, len(targets), together)]
+        return torch.cat([self._assign(regions, regions.valid[part], targets[part]) for part in parts])
+
+    def assign(self, regions: Regions, image: int, target: Targets) -> Tensor:
+        """:meth:`assign_all` of one image, int64 [regions]."""
+        return self._assign(regions, regions.valid[image : image + 1], [target])[0]
+
+    @torch.no_grad()
+    def _assign(self, regions: Regions, valid: Tensor, targets: Sequence[Targets]) -> Tensor:
+        points, strides = regions.points[:, None], regions.strides[:, None]
+        # Boxes of no size fill up the images with fewer objects: no point lies in them.
+        boxes, ignore = (_padded(b)[:, None] for b in ([t.boxes for t in targets], [t.ignore for t in targets]))
+        index = torch.where(centers_inside(regions.points, ignore).any(dim=-1), -2, -1)
+
+        before, after = points - boxes[..., :2], boxes[..., 2:] - points  # [images, regions, objects, 2]
+        farthest = torch.maximum(before, after).amax(dim=-1)
+        inside = torch.minimum(before, after).amin(dim=-1) > 0
+        off = (points - (boxes[..., :2] + boxes[..., 2:]) / 2).abs().amax(dim=-1)
+        high = self.spec.level_range * strides
+        low = torch.where(strides == strides.amin(), 0.0, high / 2)
+        high = torch.where(strides == strides.amax(), torch.inf, high)
+        match = inside & (off < self.spec.center_radius * strides) & (farthest >= low) & (farthest < high)
+        area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+        best, chosen = torch.where(match, area, torch.inf).min(dim=-1)
+        return torch.where(valid, torch.where(best.isfinite(), chosen, index), -2)
 
     @torch.no_grad()
     def detect(
@@ -183,6 +194,12 @@ class FCOS(nn.Module):
         return final_detections(
             scores, regions.boxes, content, score_threshold, max_detections, nms_threshold, candidates
         )
+
+
+def _padded(given: Sequence[Tensor]) -> Tensor:
+    """[images, most rows of one and at least 1, ...]: the tensors one below the other, filled up with zeros."""
+    rows = pad_sequence(list(given), batch_first=True)
+    return rows if rows.shape[1] else rows.new_zeros((len(rows), 1, *rows.shape[2:]))
 
 
 def centerness(points: Tensor, boxes: Tensor) -> Tensor:

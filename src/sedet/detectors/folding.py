@@ -133,16 +133,38 @@ def _pairs(body: nn.Module, side: int) -> list[tuple[nn.Conv2d, nn.Module]]:
 
 def _folded(conv: _Folded | _FoldedSame) -> tuple[Tensor, Tensor]:
     """Weight and bias of the convolution and its norm in one."""
-    (norm,) = conv.frozen_norm
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    shift = norm.bias - norm.running_mean * scale
+    scale, shift = _constants(conv)
     if conv.bias is not None:
-        shift = shift + conv.bias * scale
-    return conv.weight * scale.view(-1, 1, 1, 1), shift
+        shift = shift + conv.bias * scale.flatten()
+    return conv.weight * scale, shift
+
+
+def _constants(conv: _Folded | _FoldedSame) -> tuple[Tensor, Tensor]:
+    """The norm's factor, [channels, 1, 1, 1], and its shift, [channels]: kept until one of its buffers is another.
+
+    A pass would start half a dozen tiny operations a convolution for them, which on a GPU take longer than the
+    convolution.
+    """
+    (norm,) = conv.frozen_norm
+    buffers = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    seen = [(buffer, buffer._version) for buffer in buffers]
+    if conv.norm_seen is not None and all(
+        a is b and m == n for (a, m), (b, n) in zip(conv.norm_seen, seen, strict=True)
+    ):
+        assert conv.norm_constants is not None
+        return conv.norm_constants
+    with torch.inference_mode(False), torch.no_grad():  # else a first look would make them unfit for training
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        constants = scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
+    if not torch.compiler.is_compiling():
+        conv.norm_seen, conv.norm_constants = seen, constants
+    return constants
 
 
 class _Folded(nn.Conv2d):
     frozen_norm: tuple[Any]
+    norm_seen: list[tuple[Tensor, int]] | None = None
+    norm_constants: tuple[Tensor, Tensor] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         output: Tensor = self._conv_forward(input, *_folded(self))
@@ -151,6 +173,8 @@ class _Folded(nn.Conv2d):
 
 class _FoldedSame(Conv2dSame):  # type: ignore[misc]  # timm is untyped
     frozen_norm: tuple[Any]
+    norm_seen: list[tuple[Tensor, int]] | None = None
+    norm_constants: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = _folded(self)

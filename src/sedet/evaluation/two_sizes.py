@@ -28,7 +28,6 @@ from sedet.data.views import canvas_side, half_view, plain_view, stack_views, vi
 from sedet.detectors.build import Detector
 from sedet.detectors.dense import centers_inside, level_slices
 from sedet.detectors.faster_rcnn import FasterRCNN
-from sedet.detectors.fcos import FCOS
 from sedet.detectors.regions import HALF_LEVELS, Regions
 from sedet.detectors.rpn import assign_anchors
 from sedet.errors import ConfigError, ImageError
@@ -44,8 +43,6 @@ FIGURES = ("difference", "iou", "score_full", "score_half")
 
 def assign(model: Detector, regions: Regions, image: int, target: Targets) -> Tensor:
     """Which object each region answers for by the detector's own rule, int64 [regions]: -1 background, -2 ignored."""
-    if isinstance(model, FCOS):
-        return model.assign(regions, image, target)[0]
     if isinstance(model, FasterRCNN):
         return assign_anchors(regions, image, target)
     return model.assign(regions, image, target)

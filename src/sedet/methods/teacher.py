@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from sedet.detectors.folding import NORMS
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -15,7 +17,7 @@ class EMATeacher(Generic[M]):
     """A copy of the student whose parameters and buffers follow it slowly.
 
     Float tensors are averaged (also buffers: an average of parameters alone is wrong where statistics are live),
-    integer ones copied. Always in evaluation mode, never with gradients.
+    integer ones copied, the constants of frozen norms left alone. Always in evaluation mode, never with gradients.
 
     Args:
         student: the module to copy; not kept.
@@ -29,7 +31,7 @@ class EMATeacher(Generic[M]):
         """teacher = decay * teacher + (1 - decay) * student, in fused operations."""
         averaged: list[Tensor] = []
         towards: list[Tensor] = []
-        for mine, theirs in zip(_tensors(self.model), _tensors(student), strict=True):
+        for mine, theirs in zip(_moving(self.model), _moving(student), strict=True):
             if mine.is_floating_point():
                 averaged.append(mine)
                 towards.append(theirs.detach())
@@ -46,6 +48,11 @@ class EMATeacher(Generic[M]):
 
 def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
+
+
+def _moving(module: nn.Module) -> list[Tensor]:
+    constant = {id(b) for m in module.modules() if isinstance(m, NORMS) for b in m.buffers(recurse=False)}
+    return [tensor for tensor in _tensors(module) if id(tensor) not in constant]
 
 
 SPAN = 0.3
