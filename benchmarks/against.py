@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,6 +113,24 @@ def ablation_table(rows: Sequence[Row], group: dict[str, Any], comparisons: Sequ
     note = "" if len(default) > 1 else "\n**One seed, not conclusive:** differences within the interval are noise.\n"
     headings = ["", *HEADINGS, "against SED", "95 %", "runs"]
     return f"### Ablation: {heading(group)}\n\n" + table(headings, lines) + note
+
+
+def labels_table(results: Sequence[dict[str, Any]], group: dict[str, Any]) -> str:
+    """What the hard labels of each variant's last teacher are: how many, how many right, how many objects found."""
+    lines = []
+    for result in results:
+        row = result["rows"][0]
+        if row["trial"] or any(row[k] != v for k, v in group.items()) or row["method"] != "sed":
+            continue
+        if not (match := re.fullmatch(r"hard-(?:class-)?([\d.]+)", row["variant"])):
+            continue
+        own = next(q for q in result["labels"] if q["threshold"] == float(match[1]))
+        shares = ("–" if own[k] is None else f"{100 * own[k]:.0f} %" for k in ("precision", "recall"))
+        lines.append([ablation_name(row), f"{own['labels']:.1f}", *shares, f"{row['ap']:.1f}"])
+    if not lines:
+        return ""
+    text = "What the last teacher of each would label so, on the judged images (right: IoU over 0.5 and the class):\n\n"
+    return text + table(["", "labels an image", "right", "objects found", "AP"], lines)
 
 
 def ablation_name(row: Row) -> str:

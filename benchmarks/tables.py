@@ -18,7 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from benchmarks.against import ablation_table, methods_table
+from benchmarks.against import ablation_table, labels_table, methods_table
 from benchmarks.compare import load_comparisons
 from benchmarks.provenance import ROOT
 from benchmarks.rows import DEMO_RUN, RESULTS, SUITE, Row, load_command, load_results, read_openings, select
@@ -89,6 +89,7 @@ def render(results: Sequence[dict[str, Any]], comparisons: Sequence[Any], openin
             parts.append(main_table(counted, group, comparisons))
             parts.append(methods_table(counted, group, comparisons))
             parts.append(ablation_table(counted, group, comparisons))
+            parts.append(labels_table(results, group))
         parts.append(class_table(counted, dataset))
         parts.append(curves(results, dataset))
     if openings:

@@ -137,6 +137,24 @@ def test_methods_stand_in_one_table_the_best_first() -> None:
     assert "| stac | 12.0 | 24.0 | +2.0 [+1.3, +6.5] | 10 % | +2.0 [+0.5, +3.5] |" in short
 
 
+def test_hard_labels_are_counted_at_their_own_threshold() -> None:
+    labels = [
+        {"threshold": t, "precision": p, "recall": 0.8, "labels": n}
+        for t, p, n in ((0.3, 0.25, 31.0), (0.5, 0.667, 16.4))
+    ]
+    results = [result(10), result(14, method="sed")]
+    assert "labels an image" not in render(results, [], [])
+    results += [
+        result(9, method="sed", variant=v) | {"labels": labels} for v in ("hard-0.5", "hard-class-0.3", "no-scale")
+    ]
+    results.append(result(9, method="sed", variant="hard-0.3", trial=True) | {"labels": labels})
+    lines = [line for line in render(results, [], []).splitlines() if " 80 % |" in line]
+    assert lines == [
+        "| hard labels over 0.5 | 16.4 | 67 % | 80 % | 9.0 |",
+        "| hard labels over 0.3, class term alone | 31.0 | 25 % | 80 % | 9.0 |",
+    ]
+
+
 def test_marks_are_filled_once_and_again() -> None:
     page = "a <!-- generated: time --> b\n\n<!-- generated: table -->\n\nend\n"
     once = fill(page, {"time": "5 min", "table": "| x |", "absent": "y"})
