@@ -75,6 +75,8 @@ class SEDConfig:
     """How much of the other size's box enters where both agree (0..1; 1: their mean by confidence, 0: none)."""
     student_view: Literal["strong", "weak"] = "strong"
     """The unlabelled view the student learns from; weak: the teacher's own (faster on short schedules)."""
+    overlay: float = 0.0
+    """Share of the steps whose unlabelled images are laid over each other in pairs (0..1; dense detectors)."""
     reweight: Literal["discrepancy", "foreground", "none"] = "discrepancy"
     """What weighs a class term: |p_T - p_S|^gamma, the teacher's foreground score, or nothing."""
     gamma: float = 1.0

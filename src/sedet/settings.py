@@ -58,7 +58,7 @@ SYNONYMS = {
 # Dotted names by the range of their values.
 SHARES = """backbone_rate warmup burn_in ramp ema_decay
     views.flip views.vertical_flip views.jitter views.grey views.blur views.erase_limit
-    sed.threshold sed.class_share sed.class_share_end sed.box_share
+    sed.threshold sed.class_share sed.class_share_end sed.box_share sed.overlay
     dense_teacher.share stac.threshold unbiased_teacher.threshold soft_teacher.candidate_threshold
     soft_teacher.threshold pseco.threshold pseco.candidate_iou csd.ramp_down mixpl.threshold"""
 POSITIVE = """batch ratio steps rate accumulate threads eval_every save_every stop

@@ -28,6 +28,11 @@ def make_method(config: TrainConfig) -> Method:
     if config.detector not in entry.detectors:
         known = " and ".join(entry.detectors)
         raise ConfigError(f"{config.method} is defined for the detector {known}, not for {config.detector}")
+    if config.method == "sed" and config.sed.overlay > 0:
+        if config.detector == "faster_rcnn":
+            raise ConfigError("sed.overlay is defined for dense detectors: fcos and retinanet")
+        if config.sed.targets == "hard":
+            raise ConfigError("sed.overlay needs soft targets: leave sed.targets hard out, or use the method mixpl")
     half_size, erase_limit = config.half_size, config.views.erase_limit
     match config.method:
         case "supervised":

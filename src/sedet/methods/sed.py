@@ -26,7 +26,8 @@ proposes, looked at by teacher and student at both sizes, one level lower in the
 L_cls is the KL divergence of a RoI's distribution with one weight, w_r = half the sum of |p_T - p_S| over the classes
 (the background among them), v_r = (1 - p_T(background))^2, and boxes are those of the teacher's best class.
 
-b_T is the teacher's box at the region, or at choice the vote of all that answer for its object (vote.py).
+b_T is the teacher's box at the region, or at choice the vote of all that answer for its object (vote.py). At choice the
+student sees unlabelled images in pairs, laid over each other, and learns the surer of both answers (overlay.py).
 m_r is 0 in padding, where the region's centre is erased, and where the teacher's box is erased beyond the limit:
 there the student cannot see what the teacher saw, and the discrepancy weight would be at its largest.
 """
@@ -49,13 +50,13 @@ from sedet.detectors.normalizer import process_mean
 from sedet.detectors.regions import HALF_LEVELS, Regions
 from sedet.methods.join import join_rois, join_sizes, paired_iou
 from sedet.methods.method import Method, Progress
+from sedet.methods.overlay import overlay_batch, overlay_target
 from sedet.methods.pseudo_labels import pseudo_labels
 from sedet.methods.supervised import joint_views, labeled_losses
 from sedet.methods.vote import voted_boxes
 
 MIN_SIDE = 1e-3
 """Boxes with a shorter side, pixels, teach no box: the GIoU of two empty boxes is 1."""
-
 PARTS = ("class", "box", "quality")
 RPN_PARTS = ("rpn_class", "rpn_box")
 
@@ -88,11 +89,13 @@ class SED(Method):
             unlabeled = replace(unlabeled, strong=unlabeled.weak, half=unlabeled.weak_half, erased=uncovered)
 
         # Views of one size share a forward: labelled first, then unlabelled.
-        full = student(*joint_views(labeled, unlabeled if config.distill else None, half=False))
+        pairs = unlabeled is not None and config.overlay > 0 and bool(torch.rand(()) < config.overlay)
+        shown = overlay_batch(unlabeled) if unlabeled is not None and pairs else unlabeled
+        full = student(*joint_views(labeled, shown if config.distill else None, half=False))
         half = None
         if self.half_size or (config.scale and unlabeled is not None):
             half_labeled = labeled if self.half_size else None
-            half = student(*joint_views(half_labeled, unlabeled if config.scale else None, half=True), HALF_LEVELS)
+            half = student(*joint_views(half_labeled, shown if config.scale else None, half=True), HALF_LEVELS)
         assert labeled.targets is not None
         labeled_half = half.images(slice(0, count)) if half is not None and self.half_size else None
         losses = labeled_losses(student, full.images(slice(0, count)), labeled_half, labeled.targets)
@@ -116,6 +119,7 @@ class SED(Method):
         else:
             answer = voted_boxes(answer) if config.box_target == "voted" else answer
             target = teacher_target(answer, unlabeled, self.erase_limit, config.temperature)
+            target = overlay_target(target, answer.valid) if pairs else target
             if second is not None:
                 roi_target = teacher_target(second, unlabeled, self.erase_limit, config.temperature)
         for name, regions, view_weight in views:
@@ -281,7 +285,7 @@ def box_weights(teacher: Tensor, student: Tensor, gamma: float) -> Tensor:
 def binary_kl(teacher: Tensor, student: Tensor) -> Tensor:
     """KL between Bernoulli distributions given as logits, elementwise: cross-entropy minus the teacher's entropy.
 
-    The same gradient as the cross-entropy, but zero where both agree. The teacher's side is detached.
+    As the cross-entropy, but zero where both agree. The teacher's side is detached.
     """
     teacher = teacher.detach()
     probability = teacher.sigmoid()
