@@ -37,6 +37,7 @@ class RetinaNetSpec:
     neck_channels: int = 256
     head_convs: int = 4
     neck_norm: bool = True
+    head_norm: bool = True
     pretrained_norm: bool = True
     torchvision_anchors: bool = False
     """Anchors rounded and laid as torchvision's are; they do not pair between the sizes of an image."""
@@ -54,10 +55,9 @@ class RetinaNet(nn.Module):
         self.backbone = backbone
         channels, self.anchors = spec.neck_channels, len(SCALES) * len(RATIOS)
         self.fpn = Pyramid(backbone.channels, channels, norm=spec.neck_norm)
-        self.classification_head = RetinaNetClassificationHead(
-            channels, self.anchors, spec.classes, norm_layer=group_norm
-        )
-        self.regression_head = RetinaNetRegressionHead(channels, self.anchors, norm_layer=group_norm)
+        norm = group_norm if spec.head_norm else None
+        self.classification_head = RetinaNetClassificationHead(channels, self.anchors, spec.classes, norm_layer=norm)
+        self.regression_head = RetinaNetRegressionHead(channels, self.anchors, norm_layer=norm)
         for head in (self.classification_head, self.regression_head):
             head.conv = head.conv[: spec.head_convs]
             for module in head.conv.modules():

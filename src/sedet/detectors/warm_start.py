@@ -6,18 +6,23 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sedet.config import ModelConfig, TrainConfig
+from sedet.detectors.anchors import RATIOS, SCALES, cell_anchors
 from sedet.detectors.backbones import Backbone, read_state
 from sedet.detectors.build import Detector, Spec, assemble, with_assignment
 from sedet.detectors.fcos import FCOSSpec
 from sedet.detectors.file import load_detector
+from sedet.detectors.retinanet import RetinaNetSpec
 from sedet.errors import CheckpointError, ConfigError
 
 CLASS_ROWS = ("classification_head.cls_logits.weight", "classification_head.cls_logits.bias")
+BOX_BIAS = "regression_head.bbox_reg.bias"
+P6 = "fpn.extra_blocks.p6.weight"
 ROI_ROWS = tuple(f"box_predictor.{layer}.{part}" for layer in ("cls_score", "bbox_pred") for part in ("weight", "bias"))
 """Rows of Faster R-CNN's second stage: those of the background, then those of each class."""
 
@@ -47,7 +52,8 @@ class WarmStart:
 
 
 def read_warm_start(path: Path | str) -> WarmStart:
-    """Read a detector file of sedet (or a run folder), or the state dict of torchvision's ``fcos_resnet50_fpn``.
+    """Read a detector file of sedet (or a run folder), or the state dict of torchvision's ``fcos_resnet50_fpn`` or
+    ``retinanet_resnet50_fpn``.
 
     Raises:
         ConfigError: there is no such file.
@@ -152,7 +158,8 @@ def warm_detector(start: WarmStart, classes: Sequence[str], model: ModelConfig) 
 
 
 def _torchvision(path: Path, given: Mapping[str, Tensor]) -> WarmStart:
-    """torchvision's FCOS under our names: a background row less, points half a stride farther, ImageNet colours."""
+    """torchvision's FCOS or RetinaNet under our names: a background row less, boxes from the cells' centres, ImageNet
+    colours."""
     state: dict[str, Tensor] = {}
     for name, tensor in given.items():
         if name.endswith("num_batches_tracked"):
@@ -166,31 +173,39 @@ def _torchvision(path: Path, given: Mapping[str, Tensor]) -> WarmStart:
             state[f"fpn.{kind}_blocks.{int(index) + 1}.0.{part}"] = tensor
         elif name.startswith("backbone.fpn.extra_blocks."):
             state[name.removeprefix("backbone.")] = tensor
-    needed = ("backbone.body.conv1.weight", "fpn.layer_blocks.1.0.weight", "regression_head.bbox_ctrness.weight")
-    if missing := [name for name in (*CLASS_ROWS, "regression_head.bbox_reg.bias", *needed) if name not in state]:
+    needed = (*CLASS_ROWS, BOX_BIAS, "backbone.body.conv1.weight", "fpn.layer_blocks.1.0.weight", P6)
+    if missing := [name for name in needed if name not in state]:
         raise CheckpointError(
-            f"{path}: neither a detector file of sedet nor the weights of torchvision's fcos_resnet50_fpn "
-            f"('{missing[0]}' is not in it)"
+            f"{path}: neither a detector file of sedet nor the weights of torchvision's fcos_resnet50_fpn or "
+            f"retinanet_resnet50_fpn ('{missing[0]}' is not in it)"
         )
-    logits = state[CLASS_ROWS[0]]
-    rows = len(logits)
-    for name in CLASS_ROWS:
-        state[name] = state[name][1:]  # row 0 is the background
-    # torchvision measures from the upper left corner of a cell, we from its centre: left and top grow by half a
-    # stride, right and bottom shrink. Its ReLU and our softplus differ for sides under two strides; training mends it.
-    state["regression_head.bbox_reg.bias"] = state["regression_head.bbox_reg.bias"] + torch.tensor(
-        [0.5, 0.5, -0.5, -0.5]
-    )
+    channels = state[CLASS_ROWS[0]].shape[1]
+    if state[P6].shape[1] != channels:
+        raise CheckpointError(
+            f"{path}: in torchvision's retinanet_resnet50_fpn_v2 the pyramid goes on from the backbone's last map, "
+            "here from its own: give the weights of retinanet_resnet50_fpn or fcos_resnet50_fpn"
+        )
+    anchors = 1 if "regression_head.bbox_ctrness.weight" in state else len(SCALES) * len(RATIOS)
+    rows = len(state[CLASS_ROWS[0]]) // anchors
+    for name in CLASS_ROWS:  # row 0 is the background
+        state[name] = torch.unflatten(state[name], 0, (anchors, rows))[:, 1:].flatten(0, 1)
     state["backbone.mean"] = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
     state["backbone.std"] = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-    spec = FCOSSpec(
-        classes=rows - 1,
-        backbone="resnet50",
-        neck_channels=logits.shape[1],
-        head_convs=sum(bool(re.fullmatch(r"classification_head\.conv\.\d+\.weight", n)) for n in state) // 2,
-        neck_norm=False,
-        pretrained_norm=True,
-    )
+    sizes: dict[str, Any] = {"classes": rows - 1, "backbone": "resnet50", "neck_channels": channels}
+    spec: Spec
+    if anchors == 1:
+        # torchvision measures from the upper left corner of a cell, we from its centre: left and top grow by half a
+        # stride, right and bottom shrink. Its ReLU and our softplus differ below two strides; training mends it.
+        state[BOX_BIAS] = state[BOX_BIAS] + torch.tensor([0.5, 0.5, -0.5, -0.5])
+        convs = len([n for n in state if re.fullmatch(r"classification_head\.conv\.\d+\.weight", n)]) // 2
+        spec = FCOSSpec(**sizes, head_convs=convs, neck_norm=False)
+    else:
+        # Its anchors lie round the same corner: half a stride to the left and up, in units of the anchor's sides.
+        cell = cell_anchors(1.0, SCALES, RATIOS, False, torch.device("cpu"))
+        shift = torch.cat([0.5 / (cell[:, 2:] - cell[:, :2]), torch.zeros_like(cell[:, 2:])], dim=1)
+        state[BOX_BIAS] = state[BOX_BIAS] - shift.flatten()
+        convs = len([n for n in state if re.fullmatch(r"classification_head\.conv\.\d+\.0\.weight", n)])
+        spec = RetinaNetSpec(**sizes, head_convs=convs, neck_norm=False, head_norm=False)
     return WarmStart(path, "torchvision", spec, _coco_names(rows), None, state)
 
 
