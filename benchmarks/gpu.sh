@@ -11,12 +11,13 @@
 #   tar xzf OUT/results.tar.gz ; cat OUT/detections.* | tar x
 #
 # PROCESSES work through the list side by side, each at the next cell that none has begun. After MINUTES what still runs
-# is stopped; the same command goes on from the last checkpoints, as long as runs/ is still there. OUT has few
+# is stopped; the same command goes on from the last checkpoints, as long as runs/ is still there. OUT lies outside
+# the repository, is brought up to date every 45 seconds (the detections at the end), and has few
 # files, none over 15 MiB.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-[ $# -ge 2 ] || { sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2; }
 data=$1 out=$2
 shift 2
 [ $# -ge 1 ] || set -- benchmarks/cells/gpu.yaml
@@ -41,6 +42,16 @@ from benchmarks.provenance import machine, versions
 print(json.dumps({"versions": versions(), "device": machine("cuda")}))
 PYTHON
 
+pack() { # rows, curves and logs; the old file stays until the new one is whole
+    find benchmarks/results "$work/logs" "$work/runs" \
+        \( -name '*.json' -o -name '*.log' -o -name metrics.csv -o -name config.yaml \) -print0 2>/dev/null |
+        tar czf "$work/results.tar.gz" --null -T - && mv "$work/results.tar.gz" "$out/results.tar.gz"
+}
+# Ended from outside, at a time limit, a machine still hands over what there is.
+(while sleep 45; do pack; done) &
+packer=$!
+trap 'kill $packer 2>/dev/null' EXIT
+
 pids=()
 for process in $(seq "${PROCESSES:-3}"); do
     timeout --kill-after=10 "${minutes}m" \
@@ -53,8 +64,9 @@ status=0
 for pid in "${pids[@]}"; do wait "$pid" || status=$?; done
 tail -n 4 "$work"/logs/process-*.log
 
-find benchmarks/results "$work/logs" "$work/runs" \( -name '*.json' -o -name '*.log' -o -name metrics.csv -o -name config.yaml \) -print0 |
-    tar czf "$out/results.tar.gz" --null -T -
+kill $packer
+wait $packer 2>/dev/null
+pack
 if [ -d "$work/detections" ]; then
     tar c "$work/detections" | split -b 15m - "$out/detections."
 fi
