@@ -23,6 +23,7 @@ from sedet.options import (
     SplitOptions,
     TrainOptions,
 )
+from sedet.signals import TERMINATED, Terminated, terminable
 from sedet.text import printable
 
 USAGE_ERROR, BUG, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
@@ -376,19 +377,20 @@ def dispatch(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: the exit code is 0, 2 for what the user can mend, 1 for a bug, 130 for Ctrl-C."""
+    """Entry point: the exit code is 0, 2 for what the user can mend, 1 for a bug, 130 for Ctrl-C, 143 for SIGTERM."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("SEDET_DEBUG", "") not in ("", "0")
     words = [word for word in words if word != "--debug"]
     try:
-        code = dispatch(words)
+        with terminable():
+            code = dispatch(words)
         sys.stdout.flush()
         return code
     except SystemExit as stop:  # --help of a command
         return stop.code if isinstance(stop.code, int) else 0
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
         say("interrupted", prefix="sedet:")
-        return INTERRUPTED
+        return TERMINATED if isinstance(end, Terminated) else INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has gone; keep Python from complaining when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

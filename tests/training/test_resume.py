@@ -19,6 +19,7 @@ import sedet
 from sedet.config import PseCoConfig, TrainConfig
 from sedet.errors import CheckpointError, ConfigError, DataError
 from sedet.settings import PLACES, load_config, save_config
+from sedet.signals import TERMINATED
 from sedet.training.checkpoint import load_checkpoint
 from sedet.training.pictures import Album
 from sedet.training.run import train
@@ -72,7 +73,7 @@ def assert_same_runs(first: Path, second: Path) -> None:
 
 
 def test_a_killed_and_resumed_run_equals_one_left_alone(data: Path, tmp_path: Path) -> None:
-    """Killed twice: in the burn-in and after it, wherever the process happens to be."""
+    """Killed in the burn-in, and asked to end after it as a scheduler does, wherever the process happens to be."""
     file = tmp_path / "config.yaml"
     save_config(config(data, tmp_path / "unused"), file)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -81,7 +82,7 @@ def test_a_killed_and_resumed_run_equals_one_left_alone(data: Path, tmp_path: Pa
 
     killed_at = []
     words = ["--config", str(file), "--out", str(broken)]
-    for target in (2, 6):
+    for target, sent in ((2, signal.SIGKILL), (6, signal.SIGTERM)):
         process = start(*words)
         deadline = time.monotonic() + 300
         step = 0
@@ -89,8 +90,11 @@ def test_a_killed_and_resumed_run_equals_one_left_alone(data: Path, tmp_path: Pa
             time.sleep(0.02)
             if (broken / "checkpoints" / "last.pt").is_file():
                 step = load_checkpoint(broken / "checkpoints" / "last.pt")["state"]["step"]
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(60) == -signal.SIGKILL, process.communicate()[1].decode()
+        process.send_signal(sent)
+        code, said = process.wait(60), process.communicate()[1].decode()
+        assert code == (-signal.SIGKILL if sent == signal.SIGKILL else TERMINATED), said
+        if sent == signal.SIGTERM:
+            assert f"go on with --resume {broken}" in " ".join(said.split()) and "Traceback" not in said
         killed_at.append(load_checkpoint(broken / "checkpoints" / "last.pt")["state"]["step"])
         assert target <= killed_at[-1] < 10
         words = ["--resume", str(broken)]
