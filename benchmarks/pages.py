@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from benchmarks.against import methods_part
-from benchmarks.plan import RECIPES
+from benchmarks.plan import DEMO_RECIPES, RECIPES
 from benchmarks.rows import Row
 from benchmarks.tables import write_if_changed
 from benchmarks.values import (
@@ -48,7 +48,7 @@ def readme_parts(results: Sequence[dict[str, Any]], comparisons: Sequence[Any]) 
     rows = [row for result in results for row in result["rows"] if not row["trial"]]
     parts: dict[str, str] = {}
     shown = [g for g in groups(rows) if g["recipe"] != "tiny"]
-    demo = next((g for g in shown if g["dataset"] == "demo"), None)
+    demo = next((g for name in DEMO_RECIPES for g in shown if g["recipe"] == name), None)
     if demo is not None:
         parts["demo-table"] = demo_table(rows, demo)
     lines = []

@@ -24,6 +24,8 @@ HERE = Path(__file__).resolve().parent
 RECIPES = HERE / "recipes.yaml"
 
 DATASETS = ("coco-people", "bccd", "vehicles", "demo")
+DEMO_RECIPES = ("demo-long", "demo")
+"""What ``sedet demo`` does, and what it did before."""
 SPLITS = ("dev", "val")
 """dev: for everything that looks at scores while deciding. val: for the report, once a frozen configuration."""
 
@@ -58,6 +60,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "box-one-size": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0, "sed.three_sizes": False},
         "box-smooth-l1": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0, "sed.box_loss": "smooth_l1"},
         "no-box": {"sed.box_weight": 0.0, "sed.quality_weight": 0.0},  # where the recipe has them on
+        "overlay": {"sed.overlay": 1.0},
+        "no-overlay": {"sed.overlay": 0.0},  # where the recipe has it on
         "fast-teacher": {"ema_decay": 0.93},
         "weak-view": {"sed.student_view": "weak"},
         "sharper": {"sed.temperature": 0.5},
@@ -174,11 +178,15 @@ def load_recipe(name: str, dataset: str, path: Path = RECIPES) -> Recipe:
     return Recipe(
         name,
         str(special.get("about", general.get("about", ""))),
-        {**(demo_settings() if name == "demo" else {}), **general.get("settings", {}), **special.get("settings", {})},
+        {
+            **(demo_settings() if name in DEMO_RECIPES else {}),
+            **general.get("settings", {}),
+            **special.get("settings", {}),
+        },
         methods,
         {
             **dict.fromkeys(VARIANTS, 0),
-            **(TRIALS if name == "demo" else {}),
+            **(TRIALS if name in DEMO_RECIPES else {}),
             **general.get("trials", {}),
             **special.get("trials", {}),
         },

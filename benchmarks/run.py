@@ -24,7 +24,7 @@ import yaml
 
 from benchmarks.inputs import demo_percent
 from benchmarks.measure import Setting, measure
-from benchmarks.plan import RECIPES, Cell, expand, load_cells
+from benchmarks.plan import DEMO_RECIPES, RECIPES, Cell, expand, load_cells
 from benchmarks.provenance import ROOT, provenance
 from benchmarks.rows import RESULTS
 from sedet.errors import ConfigError, SedetError
@@ -87,7 +87,7 @@ def chosen(options: argparse.Namespace) -> list[Cell]:
         raise ConfigError("say which cells: --dataset NAME, or --cells FILE")
     cells: list[Cell] = []
     for dataset in given["dataset"]:
-        usual = {"percent": demo_percent(), "fold": 0, "recipe": "demo"} if dataset == "demo" else {}
+        usual = {"percent": demo_percent(), "fold": 0, "recipe": DEMO_RECIPES[0]} if dataset == "demo" else {}
         cells += expand({**usual, **given, "dataset": dataset})
     return list(dict.fromkeys(cells))
 
