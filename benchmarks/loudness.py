@@ -2,9 +2,9 @@
 
     python benchmarks/loudness.py RUN... --out benchmarks/trials/loudness.json
 
-At the end of a run's burn-in, on its val images, by image: V, the sum of the teacher's squared best scores, how much of
-it lies on objects, the locations that FCOS would make positive (what the labelled loss is divided by), and the class term
-between the joined answer and the teacher's own at full size, which is what a student that knows as much would be taught.
+At the end of a run's burn-in, on its val images, by image: V, the sum of the teacher's squared best scores; how much of
+it lies on objects; the locations that FCOS would make positive, which the labelled loss is divided by; and the class
+term between the joined answer and the teacher's own at full size: what a student that knows as much would be taught.
 """
 
 from __future__ import annotations

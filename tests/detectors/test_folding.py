@@ -47,6 +47,22 @@ def test_answers_gradients_and_names_stay(name: str, norms: int, size: tuple[int
             torch.testing.assert_close(b.grad, a.grad, rtol=1e-6, atol=1e-9 * float(a.grad.abs().max()) + 1e-15)
 
 
+@torch.inference_mode()
+def test_a_model_built_in_inference_mode_answers() -> None:
+    """Its buffers keep no count of their changes: nothing may be kept of them."""
+    plain = frozen("lcnet_035")
+    folded = copy.deepcopy(plain)
+    assert fold_frozen_norms(folded) == 27
+    images = torch.rand(1, 3, 64, 64)
+    for _ in range(2):
+        for a, b in zip(plain(images), folded(images), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        for body in (plain, folded):
+            for name, buffer in body.named_buffers():
+                if name.endswith("running_mean"):
+                    buffer += 0.5
+
+
 def test_a_copy_has_norms_of_its_own() -> None:
     first = frozen("resnet18")
     fold_frozen_norms(first)
