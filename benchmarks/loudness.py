@@ -82,7 +82,7 @@ def main() -> None:
     options = parser.parse_args()
     looks = [look(run) for run in options.runs]
     where = provenance(ROOT.parent / "shared" / "data")
-    facts = {"commit": where.commit, "versions": versions(), "machine": machine()}
+    facts = {"commit": where.commit, "versions": versions(), "machine": machine("cpu")}
     write_json(options.out, {**facts, "runs": looks})
     print(json.dumps(looks, indent=1))
 
