@@ -25,6 +25,7 @@ from sedet.config import TrainConfig
 from sedet.data.write import write_json
 from sedet.errors import ConfigError
 from sedet.settings import load_config, save_config
+from sedet.signals import Terminated
 from sedet.training.unattended import locked
 from tests.compare.test_compare import command, comparison
 from tests.compare.test_compare import data as data  # the fixture
@@ -45,7 +46,7 @@ def test_sigterm_ends_the_trainings_too(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(work, "start", start)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Terminated):
         run_jobs([burn_in(tmp_path)], tmp_path, ["cpu"], None, lambda _: None)
     assert begun[0].poll() is not None
     assert signal.getsignal(signal.SIGTERM) == before

@@ -74,6 +74,22 @@ def test_a_copy_has_norms_of_its_own() -> None:
     assert not torch.allclose(first(torch.ones(1, 3, 64, 64))[-1], before)
 
 
+def test_a_copy_does_not_take_over_constants() -> None:
+    """The buffers of a copy count their changes anew, and could be taken for those of another moment."""
+    body, other = frozen("lcnet_035"), frozen("lcnet_035")
+    fold_frozen_norms(body)
+    images = torch.rand(1, 3, 64, 64)
+    for buffer in other.buffers():
+        buffer.add_(0.5)
+    body(images)
+    body.load_state_dict(body.state_dict())
+    body(images)
+    body.load_state_dict(other.state_dict())
+    copied = copy.deepcopy(body)
+    for a, b in zip(body(images), copied(images), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_constants_are_kept_until_a_buffer_changes() -> None:
     """In place, replaced, on another type, or first looked at where nothing can be trained."""
     images = torch.rand(1, 3, 64, 64)

@@ -63,6 +63,9 @@ def test_by_hand() -> None:
     torch.testing.assert_close(target.foreground, torch.tensor([[0.75**2]]))
     sharper = teacher_target(answer, tiny.batch([(64, 64)]), 0.7, temperature=0.5).logits.softmax(dim=-1)
     torch.testing.assert_close(sharper, torch.tensor([[[0.6, 0.15, 0.25]]]))
+    sure = rois(torch.tensor([[[0.0, -1.0, 60.0]]]), box)  # of the background: sharpened, nothing is left of the others
+    sharper = teacher_target(sure, tiny.batch([(64, 64)]), 0.7, temperature=0.1).logits.softmax(dim=-1)
+    torch.testing.assert_close(sharper, torch.tensor([[[0.0, 0.0, 1.0]]]), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("normalizer", ["foreground", "weights", "count"])
@@ -191,9 +194,10 @@ def test_padding_and_erased_places_change_no_loss() -> None:
     assert target.mask[0].any() and not target.mask[1].any()  # the second image is erased as a whole
     with torch.no_grad():
         seen = rois(torch.randn_like(second.logits), second.boxes)
-        wild = replace(seen, logits=torch.where(target.mask[..., None], seen.logits, 50.0))
-        for key, value in distillation(target, seen, 1.0, EVERY).items():
-            assert torch.equal(distillation(target, wild, 1.0, EVERY)[key], value)
+        for value in (50.0, float("inf")):
+            wild = replace(seen, logits=torch.where(target.mask[..., None], seen.logits, value))
+            for key, loss in distillation(target, seen, 1.0, EVERY).items():
+                assert torch.equal(distillation(target, wild, 1.0, EVERY)[key], loss)
 
 
 @pytest.mark.parametrize("classes", [1, 3])

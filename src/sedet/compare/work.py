@@ -21,6 +21,7 @@ from sedet.compare.terms import check_rows, digests, keep_settings, planned, set
 from sedet.config import TrainConfig
 from sedet.data.layout import absolute
 from sedet.data.write import write_json
+from sedet.signals import Terminated
 from sedet.text import minutes
 from sedet.training.unattended import is_locked
 
@@ -119,7 +120,7 @@ def run_jobs(
         The names of jobs that failed, and of those that need them.
 
     Raises:
-        KeyboardInterrupt: the process was asked to end, by Ctrl-C or SIGTERM; its jobs are ended before.
+        KeyboardInterrupt: the process was asked to end, by Ctrl-C or (Terminated) SIGTERM; its jobs are ended before.
     """
     waiting = [job for job in jobs if not is_done(job)]
     finished = {job.name for job in jobs if is_done(job)}
@@ -169,7 +170,7 @@ def run_jobs(
                     failed += [j.name for j in lost]
                     waiting = [j for j in waiting if j not in lost]
                 if noted:
-                    raise KeyboardInterrupt
+                    raise Terminated
                 time.sleep(0.2)
         finally:
             for _, process, _ in running.values():

@@ -131,6 +131,17 @@ def _pairs(body: nn.Module, side: int) -> list[tuple[nn.Conv2d, nn.Module]]:
     ]
 
 
+class _Kept:
+    """What a convolution keeps of its norm. A copy begins anew: its buffers count their changes from the start."""
+
+    frozen_norm: tuple[Any]
+    norm_seen: list[tuple[Tensor, int]] | None = None
+    norm_constants: tuple[Tensor, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in ("norm_seen", "norm_constants")}
+
+
 def _folded(conv: _Folded | _FoldedSame) -> tuple[Tensor, Tensor]:
     """Weight and bias of the convolution and its norm in one."""
     scale, shift = _constants(conv)
@@ -165,21 +176,13 @@ def _constants(conv: _Folded | _FoldedSame) -> tuple[Tensor, Tensor]:
     return constants
 
 
-class _Folded(nn.Conv2d):
-    frozen_norm: tuple[Any]
-    norm_seen: list[tuple[Tensor, int]] | None = None
-    norm_constants: tuple[Tensor, Tensor] | None = None
-
+class _Folded(_Kept, nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         output: Tensor = self._conv_forward(input, *_folded(self))
         return output
 
 
-class _FoldedSame(Conv2dSame):  # type: ignore[misc]  # timm is untyped
-    frozen_norm: tuple[Any]
-    norm_seen: list[tuple[Tensor, int]] | None = None
-    norm_constants: tuple[Tensor, Tensor] | None = None
-
+class _FoldedSame(_Kept, Conv2dSame):  # type: ignore[misc]  # timm is untyped
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = _folded(self)
         odd_kernel = all(k % 2 == 1 for k in self.kernel_size)

@@ -197,7 +197,7 @@ def teacher_target(answer: Regions, batch: Batch, erase_limit: float, temperatur
         best = scores.amax(dim=-1, keepdim=True).clamp(min=1e-9)
         sharper = (scores / best) ** (1.0 / temperature)
         if answer.softmax:  # what the classes have together stays
-            sharper = sharper / sharper.sum(dim=-1, keepdim=True) * object_score[..., None]
+            sharper = sharper / sharper.sum(dim=-1, keepdim=True).clamp(min=1e-9) * object_score[..., None]
             logits = torch.cat([sharper, 1 - object_score[..., None]], dim=-1).clamp(min=1e-6).log()
         else:
             logits = (best * sharper).logit(eps=1e-6)
@@ -224,7 +224,7 @@ def distillation(target: TeacherTarget, student: Regions, box_scale: float, conf
     visible = mask * target.foreground
     total = process_mean(visible.sum(), least=1.0)  # V
 
-    weights = class_weights(target.logits, student.logits, config, target.softmax) * mask[..., None]
+    weights = torch.where(mask[..., None], class_weights(target.logits, student.logits, config, target.softmax), 0.0)
     divisor = total
     if config.normalizer == "weights":
         divisor = process_mean(weights.sum(), least=1.0)
