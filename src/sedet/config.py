@@ -76,7 +76,8 @@ class SEDConfig:
     student_view: Literal["strong", "weak"] = "strong"
     """The unlabelled view the student learns from; weak: the teacher's own (faster on short schedules)."""
     overlay: float = 0.0
-    """Share of the steps whose unlabelled images are laid over each other in pairs (0..1; dense detectors)."""
+    """Share of the steps whose unlabelled images are laid over each other in pairs (0..1; dense detectors).
+    Pairs are of one process and one micro-batch: several processes make other pairs than one, and one image none."""
     reweight: Literal["discrepancy", "foreground", "none"] = "discrepancy"
     """What weighs a class term: |p_T - p_S|^gamma, the teacher's foreground score, or nothing."""
     gamma: float = 1.0
