@@ -9,8 +9,6 @@ only what it has over the teacher's own boxes at full size. A look behind the me
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,31 +17,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.provenance import ROOT, provenance, versions
-from benchmarks.rows import write_json
-from benchmarks.teacher_sizes import three_answers
+from benchmarks.teacher_sizes import burn_in_teacher, looked, three_answers
 from sedet.data.batch import Targets
-from sedet.data.formats import align_classes, read_table
-from sedet.detectors.build import rebuild_detector
 from sedet.evaluation.two_sizes import assign
 from sedet.methods.join import join_sizes, paired_iou
 from sedet.methods.vote import voted_boxes
-from sedet.settings import load_config
-from sedet.training.checkpoint import load_checkpoint
-from sedet.training.loop import BURN_IN_FILE
 
 
 @torch.inference_mode()
 def look(run: Path) -> dict[str, Any]:
     """Mean IoU, and share of 0.75 and more, of each kind of target: of all classes, and of each."""
-    config = load_config(run / "config.yaml")
-    checkpoint = Path(config.start or run) / "checkpoints" / BURN_IN_FILE
-    stored = load_checkpoint(checkpoint)
-    model = rebuild_detector(stored["facts"]["spec"], checkpoint).eval()
-    model.load_state_dict(stored["teacher"])
-    classes = tuple(stored["facts"]["data"]["classes"])
-    assert config.val is not None and config.image_size
-    table = align_classes(read_table(config.val, config.val_images, "val"), classes)
+    model, table, config = burn_in_teacher(run)
+    classes = table.classes
+    assert config.image_size
     sums: dict[str, dict[str, list[float]]] = {}
     position = 0
     for entries, views, _, (full, double, half) in three_answers(model, table, config.image_size):
@@ -72,16 +58,5 @@ def look(run: Path) -> dict[str, Any]:
     return {"run": run.name, "views": {"scale_max": config.views.scale_max}, "steps": config.steps, "targets": found}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    looks = [look(run) for run in options.runs]
-    where = provenance(ROOT.parent / "shared" / "data")
-    write_json(options.out, {"commit": where.commit, "versions": versions(), "runs": looks})
-    print(json.dumps(looks, indent=1))
-
-
 if __name__ == "__main__":
-    main()
+    looked(__doc__, look)

@@ -9,8 +9,6 @@ term between the joined answer and the teacher's own at full size: what a studen
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,31 +17,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.provenance import ROOT, machine, provenance, versions
-from benchmarks.rows import write_json
-from benchmarks.teacher_sizes import three_answers
+from benchmarks.provenance import machine
+from benchmarks.teacher_sizes import burn_in_teacher, looked, three_answers
 from sedet.data.batch import Targets
-from sedet.data.formats import align_classes, read_table
-from sedet.detectors.build import rebuild_detector
 from sedet.evaluation.two_sizes import assign
 from sedet.methods.join import join_sizes
 from sedet.methods.sed import binary_kl, class_weights
-from sedet.settings import load_config
-from sedet.training.checkpoint import load_checkpoint
-from sedet.training.loop import BURN_IN_FILE
 
 
 @torch.inference_mode()
 def look(run: Path) -> dict[str, Any]:
     """Means over the val images, of the teacher at the end of the burn-in."""
-    config = load_config(run / "config.yaml")
-    checkpoint = Path(config.start or run) / "checkpoints" / BURN_IN_FILE
-    stored = load_checkpoint(checkpoint)
-    model = rebuild_detector(stored["facts"]["spec"], checkpoint).eval()
-    model.load_state_dict(stored["teacher"])
-    assert config.val is not None and config.image_size
-    classes = tuple(stored["facts"]["data"]["classes"])
-    table = align_classes(read_table(config.val, config.val_images, "val"), classes)
+    model, table, config = burn_in_teacher(run)
+    assert config.image_size
     sums = dict.fromkeys(("normalizer", "on_objects", "positives", "best_score", "class_term"), 0.0)
     position = 0
     for entries, views, _, (full, double, half) in three_answers(model, table, config.image_size):
@@ -64,7 +50,7 @@ def look(run: Path) -> dict[str, Any]:
     images, positives, v = len(table), sums["positives"], sums["normalizer"]
     return {
         "run": run.name,
-        "classes": len(classes),
+        "classes": len(table.classes),
         "images": images,
         "positives_per_image": round(positives / images, 1),
         "normalizer_per_image": round(v / images, 2),
@@ -75,17 +61,5 @@ def look(run: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    looks = [look(run) for run in options.runs]
-    where = provenance(ROOT.parent / "shared" / "data")
-    facts = {"commit": where.commit, "versions": versions(), "machine": machine("cpu")}
-    write_json(options.out, {**facts, "runs": looks})
-    print(json.dumps(looks, indent=1))
-
-
 if __name__ == "__main__":
-    main()
+    looked(__doc__, look, machine=machine("cpu"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from sedet.data.images import read_image
 from sedet.data.table import AnnotationTable, ImageEntry
 from sedet.data.views import View, canvas_side, plain_view, stack_views
 from sedet.demo.settings import AREA_RANGES
-from sedet.detectors.build import Detector
+from sedet.detectors.build import Detector, rebuild_detector
 from sedet.detectors.file import load_detector
 from sedet.detectors.regions import HALF_LEVELS, Detections, Regions
 from sedet.evaluation.coco import coco_metrics
@@ -52,6 +52,18 @@ def look(run: Path) -> dict[str, Any]:
     model.load_state_dict(load_checkpoint(checkpoint)["teacher"])
     about = {"run": run.name, "seed": config.seed, "burn_in": config.burn_in, "steps": config.steps}
     return {**about, "end of burn-in": by_size(model, loaded.classes, config), "shipped": shipped}
+
+
+def burn_in_teacher(run: Path) -> tuple[Detector, AnnotationTable, TrainConfig]:
+    """The teacher at the end of a run's burn-in (or of the one it started from), the run's val, and its settings."""
+    config = load_config(run / "config.yaml")
+    checkpoint = Path(config.start or run) / "checkpoints" / BURN_IN_FILE
+    stored = load_checkpoint(checkpoint)
+    model = rebuild_detector(stored["facts"]["spec"], checkpoint).eval()
+    model.load_state_dict(stored["teacher"])
+    assert config.val is not None and config.image_size
+    classes = tuple(stored["facts"]["data"]["classes"])
+    return model, align_classes(read_table(config.val, config.val_images, "val"), classes), config
 
 
 def three_answers(
@@ -95,16 +107,17 @@ def by_size(model: Detector, classes: tuple[str, ...], config: TrainConfig) -> d
     return result
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def looked(about: str | None, look: Callable[[Path], dict[str, Any]], **facts: Any) -> None:
+    """The command line of a look at runs: what it finds is written to a file, with commit and versions, and printed."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0] if about else None)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     looks = [look(run) for run in options.runs]
     where = provenance(ROOT.parent / "shared" / "data")
-    write_json(options.out, {"commit": where.commit, "versions": versions(), "area_ranges": AREA_RANGES, "runs": looks})
+    write_json(options.out, {"commit": where.commit, "versions": versions(), **facts, "runs": looks})
     print(json.dumps(looks, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    looked(__doc__, look, area_ranges=AREA_RANGES)

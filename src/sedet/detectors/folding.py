@@ -158,20 +158,17 @@ def _constants(conv: _Folded | _FoldedSame) -> tuple[Tensor, Tensor]:
     """
     (norm,) = conv.frozen_norm
     buffers = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-    # A model built in inference mode has buffers that keep no count of their changes.
-    counted = not any(buffer.is_inference() for buffer in buffers)
-    seen = [(buffer, buffer._version) for buffer in buffers] if counted else []
-    if (
-        counted
-        and conv.norm_seen is not None
-        and all(a is b and m == n for (a, m), (b, n) in zip(conv.norm_seen, seen, strict=True))
-    ):
+    # A model built in inference mode has buffers that keep no count of their changes: it keeps nothing.
+    uncounted = any(buffer.is_inference() for buffer in buffers)
+    seen = None if uncounted else [(buffer, buffer._version) for buffer in buffers]
+    kept = conv.norm_seen
+    if seen and kept and all(a is b and m == n for (a, m), (b, n) in zip(kept, seen, strict=True)):
         assert conv.norm_constants is not None
         return conv.norm_constants
     with torch.inference_mode(False), torch.no_grad():  # else a first look would make them unfit for training
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         constants = scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
-    if counted and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling():
         conv.norm_seen, conv.norm_constants = seen, constants
     return constants
 
