@@ -151,7 +151,7 @@ def test_an_interrupted_comparison_goes_on(data: Path, tmp_path: Path) -> None:
     assert "burn-in: started" in process.stdout.readline()
     assert "done" in process.stdout.readline()
     process.terminate()
-    assert process.wait(60) == 130
+    assert process.wait(60) == 143
     assert "interrupted" in process.communicate()[1]
     assert main(words) == 0
     assert main(command(data, tmp_path / "d", "--percents", "40", "--no-ceiling", "--set", "save_every=1")) == 0
