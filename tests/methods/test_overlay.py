@@ -15,7 +15,7 @@ from sedet.detectors.regions import Regions
 from sedet.errors import ConfigError
 from sedet.methods.build import make_method
 from sedet.methods.method import Progress
-from sedet.methods.overlay import overlay_batch, overlay_target
+from sedet.methods.overlay import NEUTRAL, overlay_batch, overlay_target
 from sedet.methods.sed import SED, TeacherTarget, teacher_target
 from tests import tiny
 
@@ -33,15 +33,24 @@ def losses(changes: dict[str, Any], more: Batch, student: Any, teacher: Any) -> 
     return SED(config(**changes)).losses(student, teacher, given, more, AFTER)
 
 
-def test_pixels_are_means_and_all_else_is_kept() -> None:
+def test_pixels_are_means_where_both_are_and_else_those_of_one() -> None:
     batch = tiny.batch(SIZES, seed=2, erased=[[[8, 8, 40, 30]], [], []])
+    assert batch.content.tolist() == [list(size) for size in SIZES]
     pair = overlay_batch(batch)
     assert pair.content.tolist() == [[64, 64], [50, 64], [64, 48]]
-    for mixed, own in ((pair.strong, batch.strong), (pair.half, batch.half)):
+    for mixed, own, scale in ((pair.strong, batch.strong, 1), (pair.half, batch.half, 2)):
         assert mixed.dtype == torch.uint8
-        for i, other in enumerate((1, 2, 0)):
-            want = (own[i].double() + own[other].double()) / 2
-            assert (mixed[i].double() - want).abs().max() <= 0.5
+        seen = set()
+        for i, j in enumerate((1, 2, 0)):
+            for y in range(own.shape[2]):
+                for x in range(own.shape[3]):
+                    there = [k for k in (i, j) if x < SIZES[k][0] // scale and y < SIZES[k][1] // scale]
+                    seen.add(len(there))
+                    given = [[int(v) for v in own[k, :, y, x]] for k in there] or [list(NEUTRAL)]
+                    want = [sum(values) / len(given) for values in zip(*given, strict=True)]
+                    for have, asked in zip(mixed[i, :, y, x].tolist(), want, strict=True):
+                        assert abs(have - asked) <= 0.5
+        assert seen == {0, 1, 2}
     assert pair.weak is batch.weak and pair.weak_double is batch.weak_double and pair.erased is batch.erased
 
 

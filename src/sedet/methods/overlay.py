@@ -21,14 +21,19 @@ if TYPE_CHECKING:
 NOTHING = -20.0
 """Logit of a class where an image has no content."""
 
+NEUTRAL = (124, 116, 104)
+"""The mean colour of ImageNet's images, R, G, B: next to nothing to a backbone, as padding is."""
+
 
 def overlay_batch(batch: Batch) -> Batch:
     """The batch's strong views at both sizes: each the mean of its image and the next (the last: the first).
 
-    Each content is as wide as the wider and as high as the higher of both. Teachers' views and erased places stay.
+    Where only one of both has content it is seen as it is. Each joint content is as wide as the wider and as high as
+    the higher of both; what neither fills of it is of a neutral colour. Teachers' views and erased places stay.
     """
-    content = torch.maximum(batch.content, batch.content.roll(-1, dims=0))
-    return replace(batch, strong=_mean(batch.strong), half=_mean(batch.half), content=content)
+    own = batch.content
+    content = torch.maximum(own, own.roll(-1, dims=0))
+    return replace(batch, strong=_pairs(batch.strong, own), half=_pairs(batch.half, own // 2), content=content)
 
 
 def overlay_target(target: TeacherTarget, valid: Tensor) -> TeacherTarget:
@@ -56,6 +61,13 @@ def overlay_target(target: TeacherTarget, valid: Tensor) -> TeacherTarget:
     )
 
 
-def _mean(images: Tensor) -> Tensor:
-    """Of uint8 images and the next ones, uint8."""
-    return ((images.to(torch.int16) + images.roll(-1, dims=0)) // 2).to(torch.uint8)
+def _pairs(images: Tensor, content: Tensor) -> Tensor:
+    """Of uint8 images [batch, 3, height, width] and the next ones, uint8; content int64 [batch, 2], width, height."""
+    height, width = images.shape[-2:]
+    x = torch.arange(width, device=images.device)[None, None, None, :] < content[:, 0, None, None, None]
+    y = torch.arange(height, device=images.device)[None, None, :, None] < content[:, 1, None, None, None]
+    mine = x & y
+    theirs, other = mine.roll(-1, dims=0), images.roll(-1, dims=0)
+    mean = ((images.to(torch.int16) + other) // 2).to(torch.uint8)
+    alone = torch.where(mine, images, torch.where(theirs, other, images.new_tensor(NEUTRAL)[None, :, None, None]))
+    return torch.where(mine & theirs, mean, alone)
