@@ -84,6 +84,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         labeled, unlabeled: the samples; ``unlabeled`` may be empty.
         batch, unlabeled_batch: images of each kind in a micro-step, over all processes.
         image_size: long side of a view at zoom 1, pixels.
+        views, unlabeled_views: augmentation, and that of unlabelled images where it is another.
         unlabeled_from: first micro-step with unlabelled images.
         three_sizes: whether unlabelled batches hold ``weak_double`` as well, for a teacher that looks at half, full
             and double size.
@@ -102,6 +103,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         views: ViewConfig,
         seed: int,
         unlabeled_from: int,
+        unlabeled_views: ViewConfig | None = None,
         three_sizes: bool = False,
         labeled_weak: bool = False,
         cache: float = 0.0,
@@ -111,7 +113,8 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
     ) -> None:
         self.labeled, self.unlabeled = labeled, unlabeled
         self.batch, self.unlabeled_batch = batch, unlabeled_batch
-        self.image_size, self.views, self.seed = image_size, views, seed
+        self.image_size, self.seed = image_size, seed
+        self.views = {"labeled": views, "unlabeled": unlabeled_views or views}
         self.unlabeled_from = unlabeled_from
         self.three_sizes, self.labeled_weak = three_sizes, labeled_weak
         self.rank, self.world = rank, world
@@ -142,7 +145,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         views, targets, names, skipped = [], [], [], []
         weak: list[View] = []
         doubled: list[View] = []
-        labelled = samples[0].objects is not None
+        labelled, config = samples[0].objects is not None, self.views[purpose]
         for slot in range(self.rank * share, (self.rank + 1) * share):
             position = step * batch + slot
             sample, image, broken = self._pick(samples, purpose, position)
@@ -152,10 +155,10 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
             for factor, into in ((1, weak), (2, doubled)):
                 if factor == 1 or (self.three_sizes and not labelled):
                     rng = chance.generator(self.seed, purpose, "geometry", position)
-                    into.append(weak_view(image, self.image_size, self.views, rng, original, factor))
-            views.append(strong_view(weak[-1], self.views, self.seed, purpose, position))
+                    into.append(weak_view(image, self.image_size, config, rng, original, factor))
+            views.append(strong_view(weak[-1], config, self.seed, purpose, position))
             if sample.objects is not None:
-                targets.append(view_targets(views[-1], sample.objects, self.views))
+                targets.append(view_targets(views[-1], sample.objects, config))
         side = canvas_side(self.image_size)
         strong, content = stack_views(views, side)
         half, _ = stack_views([half_view(v) for v in views], side // 2)
@@ -178,7 +181,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         """The sample at a position of the stream; the next in the set that can be read, where it cannot be."""
         if purpose not in self._caches:
             # One a purpose: what SED's double-size views need must not change the labelled images' pixels.
-            zoom = max(1.0, self.views.scale_max) * (2 if self.three_sizes and purpose == "unlabeled" else 1)
+            zoom = max(1.0, self.views[purpose].scale_max) * (2 if self.three_sizes and purpose == "unlabeled" else 1)
             limit = self._cache_limit / (2 if self.unlabeled else 1)
             self._caches[purpose] = ImageCache(limit, math.ceil(self.image_size * zoom))
         index = chance.endless_index(self.seed, purpose, len(samples), position)

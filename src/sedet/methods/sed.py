@@ -68,7 +68,7 @@ class SED(Method):
         self.config, self.half_size, self.erase_limit = config, half_size, erase_limit
         self.uses_unlabeled = config.distill or config.scale
         self.three_sizes = config.three_sizes and self.uses_unlabeled
-        self.uses_half = half_size or config.scale
+        self.uses_half, self.zoom_max = half_size or config.scale, config.zoom_max
 
     def losses(
         self,
