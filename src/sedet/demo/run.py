@@ -33,7 +33,7 @@ from sedet.outputs import check_new
 from sedet.reporting.draw import draw_boxes, grid
 from sedet.reporting.report import REPORT
 from sedet.training.checkpoint import load_checkpoint
-from sedet.training.loop import LAST_FILE
+from sedet.training.loop import BURN_IN_FILE, LAST_FILE
 from sedet.training.run import train, versions
 from sedet.training.validate import Judge
 
@@ -50,7 +50,7 @@ class Judged:
     teacher: bool
     metrics: Metrics
     model: Detector
-    seconds: float
+    seconds: float  # of its whole training, a burn-in that it shares included
 
 
 def run_demo(out: Path, *, seed: int = 0, fast: bool = False, budget: float = 480.0) -> dict[str, Any]:
@@ -93,14 +93,17 @@ def run_demo(out: Path, *, seed: int = 0, fast: bool = False, budget: float = 48
 
     say("\n1. Labels alone: the supervised twin.")
     twin_config = replace(config, method="supervised", unlabeled=(), out=str(out / "supervised"))
+    began = time.time()
     twin = train(twin_config)
+    burn_in = (out / "supervised" / "checkpoints" / BURN_IN_FILE).stat().st_mtime - began
     judged = [_judge(judge, out / "supervised", "supervised", "supervised", True, twin.seconds)]
 
     say("\n2. SED, from the same burn-in, for as many labelled updates.")
     sed = train(replace(config, out=str(out / "sed"), start=str(out / "supervised")))
+    sed_seconds = burn_in + sed.seconds  # its burn-in is the twin's
     judged += [
-        _judge(judge, out / "sed", "SED, student", "sed", False, sed.seconds),
-        _judge(judge, out / "sed", "SED, teacher", "sed", True, sed.seconds),
+        _judge(judge, out / "sed", "SED, student", "sed", False, sed_seconds),
+        _judge(judge, out / "sed", "SED, teacher", "sed", True, sed_seconds),
     ]
 
     spent = time.perf_counter() - started

@@ -197,7 +197,12 @@ def curves(rows: Sequence[Mapping[str, Any]], burn_in: int, labels_alone: float 
         if 0 < burn_in <= max(steps):
             axes.axvline(burn_in, color="grey", linewidth=0.8)
             axes.annotate(
-                " end of burn-in", (burn_in, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8, color="grey"
+                " end of burn-in",
+                (burn_in, 0.98),
+                xycoords=("data", "axes fraction"),
+                va="top",
+                fontsize=8,
+                color="grey",
             )
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
