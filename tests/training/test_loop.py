@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
-from sedet.config import SEDConfig, TrainConfig
+from sedet.config import SEDConfig, TrainConfig, ViewConfig
 from sedet.detectors.build import Detector
 from sedet.detectors.file import load_detector
 from sedet.errors import TrainingError
@@ -383,6 +383,23 @@ def test_every_trained_parameter_is_used_in_every_step(
     monkeypatch.setattr(runs, "Fabric", lambda **given: found.update(given) or MagicMock())
     make_fabric(tiny.config(data, tmp_path, half_size=half_size, sed=SEDConfig(scale=scale)))
     assert found["strategy"] == ("ddp_find_unused_parameters_true" if unused[0] else "ddp")
+
+
+def test_unlabeled_images_come_zoomed_as_far_as_asked_for(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = SED.losses
+    sides: dict[str, set[int]] = {"labeled": set(), "unlabeled": set()}
+
+    def losses(self: SED, student: Any, teacher: Any, labeled: Any, unlabeled: Any, progress: Any) -> Any:
+        for name, batch in (("labeled", labeled), ("unlabeled", unlabeled)):
+            sides[name] |= set() if batch is None else set(batch.content.amax(dim=1).tolist())
+        return honest(self, student, teacher, labeled, unlabeled, progress)
+
+    monkeypatch.setattr(SED, "losses", losses)
+    views = ViewConfig(scale_min=0.5, scale_max=1.0)
+    run(data, tmp_path / "run", steps=4, burn_in=0.5, eval_every=9, views=views, sed=SEDConfig(zoom_max=0.5))
+    assert sides["unlabeled"] == {32} and max(sides["labeled"]) > 32
 
 
 def test_mixed_precision_trains_from_the_burn_in_to_the_end(data: Path, tmp_path: Path) -> None:
