@@ -86,12 +86,13 @@ def batch(
         names=tuple(f"{seed}-{i}.png" for i in range(len(sizes))),
         weak_half=None if labels is not None else stack_views([half_view(v) for v in weak], side // 2)[0],
         weak_double=None if labels is not None else stack_views(doubled, 2 * side)[0],
+        doubled=None if labels is not None else torch.arange(len(sizes)),
     )
 
 
 def one_size(batch: Batch) -> Batch:
     """The batch as it is without ``sed.three_sizes``."""
-    return replace(batch, weak_double=None)
+    return replace(batch, weak_double=None, doubled=None)
 
 
 def regions(

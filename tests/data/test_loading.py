@@ -87,7 +87,7 @@ def test_the_weak_view_comes_at_three_sizes(tmp_path: Path, zoom: float) -> None
         "unlabeled_from": 0,
     }
     labeled = samples(tmp_path, 2)
-    _, got = StepData(labeled, rows, three_sizes=True, **settings)[0]
+    _, got = StepData(labeled, rows, largest_zoom=9.0, **settings)[0]
     _, plain = StepData(labeled, rows, **settings)[0]
     assert got is not None and plain is not None and plain.weak_double is None
     assert torch.equal(got.content, plain.content)
@@ -106,7 +106,7 @@ def test_the_weak_view_comes_at_three_sizes(tmp_path: Path, zoom: float) -> None
 def test_unlabeled_images_may_have_a_zoom_of_their_own(tmp_path: Path) -> None:
     """Only theirs changes, and double-size views of little zoomed images are read at no more than they need."""
     own = replace(ViewConfig(), scale_min=0.5, scale_max=0.5)
-    options = {"unlabeled_views": own, "three_sizes": True, "cache": 1.0}
+    options = {"unlabeled_views": own, "largest_zoom": 9.0, "cache": 1.0}
     steps, usual = data(tmp_path, **options), data(tmp_path, **{**options, "unlabeled_views": None})
     labeled, unlabeled = steps[2]
     wide_labeled, wide_unlabeled = usual[2]

@@ -46,8 +46,9 @@ class Batch:
         names: the images' names, for messages.
         skipped: names of images that could not be read and were replaced by others.
         weak_half: uint8 [batch, 3, side / 2, side / 2], the weak view at exactly half size; None where ``weak`` is.
-        weak_double: uint8 [batch, 3, 2 * side, 2 * side], the weak view at double size; None where it is not
-            asked for (``StepData``'s ``three_sizes``) and for labelled images.
+        weak_double: uint8 [k, 3, 2 * side, 2 * side], the weak view of some images at double size; None where it is
+            not asked for (``StepData``'s ``largest_zoom``) and for labelled images.
+        doubled: int64 [k], ascending: which images these are; None where ``weak_double`` is.
     """
 
     strong: Tensor
@@ -60,6 +61,7 @@ class Batch:
     skipped: tuple[str, ...] = ()
     weak_half: Tensor | None = None
     weak_double: Tensor | None = None
+    doubled: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.strong)
@@ -71,7 +73,11 @@ class Batch:
     def first(self, count: int) -> Batch:
         """The first images of the batch."""
         targets = None if self.targets is None else self.targets[:count]
-        return replace(self._each(lambda images: images[:count]), targets=targets, names=self.names[:count])
+        part = replace(self._each(lambda images: images[:count]), targets=targets, names=self.names[:count])
+        if self.doubled is not None and self.weak_double is not None:
+            large = int((self.doubled < count).sum())
+            part = replace(part, weak_double=self.weak_double[:large], doubled=self.doubled[:large])
+        return part
 
     def pin_memory(self) -> Batch:
         """Called by the loader when it feeds a GPU."""

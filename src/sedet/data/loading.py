@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +87,8 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         image_size: long side of a view at zoom 1, pixels.
         views, unlabeled_views: augmentation, and that of unlabelled images where it is another.
         unlabeled_from: first micro-step with unlabelled images.
-        three_sizes: whether unlabelled batches hold ``weak_double`` as well, for a teacher that looks at half, full
-            and double size.
+        largest_zoom: unlabelled batches hold ``weak_double`` as well, for a teacher that looks at half, full and double
+            size, of the images that are shown no larger than at this zoom then; 0: of none, and no such batch.
         labeled_weak: whether labelled batches hold ``weak`` as well; its objects are those of the strong view.
         cache: memory for decoded images, GiB, of all ``workers`` together.
     """
@@ -104,7 +105,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         seed: int,
         unlabeled_from: int,
         unlabeled_views: ViewConfig | None = None,
-        three_sizes: bool = False,
+        largest_zoom: float = 0.0,
         labeled_weak: bool = False,
         cache: float = 0.0,
         workers: int = 0,
@@ -116,7 +117,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         self.image_size, self.seed = image_size, seed
         self.views = {"labeled": views, "unlabeled": unlabeled_views or views}
         self.unlabeled_from = unlabeled_from
-        self.three_sizes, self.labeled_weak = three_sizes, labeled_weak
+        self.largest_zoom, self.labeled_weak = largest_zoom, labeled_weak
         self.rank, self.world = rank, world
         self.cache = cache
         self._cache_limit = cache / max(1, workers)  # each worker process fills its own
@@ -144,7 +145,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         share = batch // self.world
         views, targets, names, skipped = [], [], [], []
         weak: list[View] = []
-        doubled: list[View] = []
+        doubled: dict[int, View] = {}
         labelled, config = samples[0].objects is not None, self.views[purpose]
         for slot in range(self.rank * share, (self.rank + 1) * share):
             position = step * batch + slot
@@ -152,10 +153,10 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
             skipped += broken
             names.append(sample.name)
             original = sample.size if sample.size[0] else None
-            for factor, into in ((1, weak), (2, doubled)):
-                if factor == 1 or (self.three_sizes and not labelled):
-                    rng = chance.generator(self.seed, purpose, "geometry", position)
-                    into.append(weak_view(image, self.image_size, config, rng, original, factor))
+            rng = partial(chance.generator, self.seed, purpose, "geometry", position)
+            weak.append(weak_view(image, self.image_size, config, rng(), original))
+            if not labelled and 2 * weak[-1].zoom <= self.largest_zoom + 1e-9:
+                doubled[len(weak) - 1] = weak_view(image, self.image_size, config, rng(), original, factor=2)
             views.append(strong_view(weak[-1], config, self.seed, purpose, position))
             if sample.objects is not None:
                 targets.append(view_targets(views[-1], sample.objects, config))
@@ -172,7 +173,8 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
             names=tuple(names),
             skipped=tuple(skipped),
             weak_half=None if labelled else stack_views([half_view(v) for v in weak], side // 2)[0],
-            weak_double=stack_views(doubled, 2 * side)[0] if doubled else None,
+            weak_double=None if labelled or not self.largest_zoom else stack_views([*doubled.values()], 2 * side)[0],
+            doubled=None if labelled or not self.largest_zoom else torch.tensor([*doubled], dtype=torch.int64),
         )
 
     def _pick(
@@ -181,7 +183,9 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         """The sample at a position of the stream; the next in the set that can be read, where it cannot be."""
         if purpose not in self._caches:
             # One a purpose: what SED's double-size views need must not change the labelled images' pixels.
-            zoom = max(1.0, self.views[purpose].scale_max) * (2 if self.three_sizes and purpose == "unlabeled" else 1)
+            zoom = max(1.0, self.views[purpose].scale_max)
+            if purpose == "unlabeled":
+                zoom = max(zoom, min(2 * zoom, self.largest_zoom))
             limit = self._cache_limit / (2 if self.unlabeled else 1)
             self._caches[purpose] = ImageCache(limit, math.ceil(self.image_size * zoom))
         index = chance.endless_index(self.seed, purpose, len(samples), position)

@@ -42,11 +42,13 @@ class View:
         image: uint8 [3, height, width], RGB, content without padding; both sides even.
         matrix: float64 [3, 3], original pixel coordinates -> this view's.
         erased: float32 [k, 4], erased rectangles, xyxy in this view's pixels.
+        zoom: how large it is; 1: the image's long side has ``image_size`` pixels, as in inference.
     """
 
     image: Tensor
     matrix: NDArray[np.float64]
     erased: Tensor
+    zoom: float = 1.0
 
     @property
     def width(self) -> int:
@@ -125,7 +127,7 @@ def _place(
         pixels = vf.vertical_flip(pixels)
         matrix = np.array([[1, 0, 0], [0, -1, crop_height], [0, 0, 1]], dtype=np.float64) @ matrix
     matrix = np.diag([factor, factor, 1.0]) @ matrix
-    return View(pixels, matrix, torch.zeros(0, 4))
+    return View(pixels, matrix, torch.zeros(0, 4), factor * zoom)
 
 
 def strong_view(weak: View, config: ViewConfig, seed: int, *keys: int | str) -> View:
@@ -164,13 +166,13 @@ def strong_view(weak: View, config: ViewConfig, seed: int, *keys: int | str) -> 
             image[:, top : top + height, left : left + width] = colour
             rectangles.append([left, top, left + width, top + height])
     erased = torch.tensor(rectangles, dtype=torch.float32).reshape(-1, 4)
-    return View(image, weak.matrix, erased)
+    return View(image, weak.matrix, erased, weak.zoom)
 
 
 def half_view(view: View) -> View:
     """The same content at exactly half the size."""
     image = vf.resize(view.image, [view.height // 2, view.width // 2], antialias=True)
-    return View(image, np.diag([0.5, 0.5, 1.0]) @ view.matrix, view.erased / 2)
+    return View(image, np.diag([0.5, 0.5, 1.0]) @ view.matrix, view.erased / 2, view.zoom / 2)
 
 
 def map_boxes(boxes: NDArray[np.float32], matrix: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -21,7 +21,12 @@ AGREEMENT, SURER = 0.6, 1.5
 
 @torch.no_grad()
 def join_sizes(
-    full: Regions, double: Regions, half: Regions, class_share: float = 0.5, box_share: float = 1.0
+    full: Regions,
+    double: Regions | None,
+    half: Regions,
+    class_share: float = 0.5,
+    box_share: float = 1.0,
+    doubled: Tensor | None = None,
 ) -> Regions:
     """The teacher's answers on the weak view at full, double and half size, joined on the full view's regions.
 
@@ -35,28 +40,26 @@ def join_sizes(
 
     Args:
         full: regions of levels P3..P7.
-        double: of the same view at double size and the same levels.
+        double: of the same view at double size and the same levels, or of some images of it; None: of no image.
         half: of the same view at half size, levels P2..P6.
         class_share: weight of the other size's class scores, 0..1; the full view's have the rest.
         box_share: how far boxes that agree go from the full view's towards their mean by confidence, 0..1.
+        doubled: int64 [k], the images of ``double``; None: all. Of the others small objects are judged once.
     """
     logits, boxes, quality = half.logits.clone(), half.boxes * 2, half.quality
     quality = None if quality is None else quality.clone()
     stride = full.strides.min()
     here = (full.strides == stride).nonzero().squeeze(1)
-    cell = full.per_cell  # regions of one cell: each anchor is joined with its own kind
-    side = math.isqrt(len(here) // cell)
-    cells = (double.strides == stride).nonzero().squeeze(1).view(side, 2, side, 2, cell)
-    options = [(double.strides == 2 * stride).nonzero().squeeze(1)]
-    options += [cells[:, i, :, j].reshape(-1) for i in (0, 1) for j in (0, 1)]
-    index = torch.stack(options)  # [5, regions of the lowest level]
-    seen = double.logits.masked_fill(~double.valid[..., None], -math.inf)  # padding has no say
-    best = seen[:, index].amax(dim=-1).argmax(dim=1)  # [batch, regions of the lowest level]
-    chosen = index.t()[torch.arange(len(here), device=best.device), best]
-    image = torch.arange(len(best), device=best.device)[:, None]
-    logits[:, here], boxes[:, here] = double.logits[image, chosen], double.boxes[image, chosen] / 2
-    if quality is not None and double.quality is not None:
-        quality[:, here] = double.quality[image, chosen]
+    logits[:, here], boxes[:, here] = full.logits[:, here], full.boxes[:, here]
+    if quality is not None and full.quality is not None:
+        quality[:, here] = full.quality[:, here]
+    if double is not None:
+        image = torch.arange(len(logits), device=logits.device) if doubled is None else doubled
+        chosen, seen = _at_double_size(double, here, full.per_cell), torch.arange(len(image), device=image.device)
+        to, at = (image[:, None], here), (seen[:, None], chosen)
+        logits[to], boxes[to] = double.logits[at], double.boxes[at] / 2
+        if quality is not None and double.quality is not None:
+            quality[to] = double.quality[at]
 
     p_full, p_other = full.logits.sigmoid(), logits.sigmoid()
     share = share_of_other(full.boxes, boxes, p_full.amax(dim=-1), p_other.amax(dim=-1), box_share)
@@ -67,16 +70,33 @@ def join_sizes(
     return replace(full, logits=mean.logit(eps=1e-6), boxes=boxes, quality=quality, deltas=None)
 
 
+def _at_double_size(double: Regions, here: Tensor, cell: int) -> Tensor:
+    """Which region of the double view answers for each of the full view's lowest level, int64 [batch, regions of it].
+
+    Args:
+        here: int64, these regions; cell: regions of one cell, since each anchor is joined with its own kind.
+    """
+    side, stride = math.isqrt(len(here) // cell), double.strides.min()
+    cells = (double.strides == stride).nonzero().squeeze(1).view(side, 2, side, 2, cell)
+    options = [(double.strides == 2 * stride).nonzero().squeeze(1)]
+    options += [cells[:, i, :, j].reshape(-1) for i in (0, 1) for j in (0, 1)]
+    index = torch.stack(options)  # [5, regions of the lowest level]
+    seen = double.logits.masked_fill(~double.valid[..., None], -math.inf)  # padding has no say
+    best = seen[:, index].amax(dim=-1).argmax(dim=1)
+    return index.t()[torch.arange(len(here), device=best.device), best]
+
+
 @torch.no_grad()
 def join_rois(
     teacher: FasterRCNN,
     full: Regions,
-    double: Regions,
+    double: Regions | None,
     half: Regions,
     rois: Tensor,
     valid: Tensor,
     class_share: float = 0.5,
     box_share: float = 1.0,
+    doubled: Tensor | None = None,
 ) -> Regions:
     """The second stage's answers at given RoIs of the full view, joined as those of dense detectors are.
 
@@ -85,17 +105,23 @@ def join_rois(
     Args:
         full, double, half: the first stage's regions of the view at each size.
         rois: float [batch, n, 4], xyxy pixels of the full view; valid: bool [batch, n].
-        class_share, box_share: as for :func:`join_sizes`.
+        class_share, box_share, doubled: as for :func:`join_sizes`.
     """
-    here, twice = teacher.look(full, rois, valid), teacher.look(double, 2 * rois, valid)
-    small = teacher.look(half, rois / 2, valid)
+    here, small = teacher.look(full, rois, valid), teacher.look(half, rois / 2, valid)
     low = (here.strides == full.strides.min())[..., None]
-    p_full, p_other = here.scores(), torch.where(low, twice.scores(), small.scores())
+    p_full = here.scores()
+    p_other = torch.where(low, p_full, small.scores())
+    if double is not None:
+        image = torch.arange(len(rois), device=rois.device) if doubled is None else doubled
+        twice = teacher.look(double, 2 * rois[image], valid[image])
+        p_other[image] = torch.where(low[image], twice.scores(), p_other[image])
     mean = torch.lerp(p_full, p_other, class_share)
     mean = torch.cat([mean, 1 - mean.sum(dim=-1, keepdim=True)], dim=-1)
     best = mean[..., :-1].argmax(dim=-1)
-    here, twice, small = (boxes_of(answers, best) for answers in (here, twice, small))
-    boxes = torch.where(low, twice.boxes / 2, small.boxes * 2)
+    here, small = boxes_of(here, best), boxes_of(small, best)
+    boxes = torch.where(low, here.boxes, small.boxes * 2)
+    if double is not None:
+        boxes[image] = torch.where(low[image], boxes_of(twice, best[image]).boxes / 2, boxes[image])
     share = share_of_other(here.boxes, boxes, p_full.amax(dim=-1), p_other.amax(dim=-1), box_share)
     return replace(here, logits=mean.clamp(min=1e-6).log(), boxes=torch.lerp(here.boxes, boxes, share[..., None]))
 

@@ -67,7 +67,7 @@ class SED(Method):
     def __init__(self, config: SEDConfig, half_size: bool = True, erase_limit: float = 0.7) -> None:
         self.config, self.half_size, self.erase_limit = config, half_size, erase_limit
         self.uses_unlabeled = config.distill or config.scale
-        self.three_sizes = config.three_sizes and self.uses_unlabeled
+        self.largest_zoom = config.largest_zoom if config.three_sizes and self.uses_unlabeled else 0.0
         self.uses_half, self.zoom_max = half_size or config.scale, config.zoom_max
 
     def losses(
@@ -151,16 +151,16 @@ def teacher_answers(
     full = teacher(pixels(batch.weak), batch.content)
     answer, sizes, shares = full, None, (class_share, box_share)
     if batch.weak_double is not None:
-        assert batch.weak_half is not None
-        double = teacher(pixels(batch.weak_double), 2 * batch.content)
+        assert batch.weak_half is not None and batch.doubled is not None
+        double = teacher(pixels(batch.weak_double), 2 * batch.content[batch.doubled]) if len(batch.doubled) else None
         half = teacher(pixels(batch.weak_half), batch.content // 2, HALF_LEVELS)
-        answer, sizes = join_sizes(full, double, half, *shares), (double, half)
+        answer, sizes = join_sizes(full, double, half, *shares, batch.doubled), (double, half)
     if not isinstance(teacher, FasterRCNN):
         return answer, None
     rois, valid = teacher.propose(answer)
     if sizes is None:
         return answer, teacher.look(full, rois, valid)
-    return answer, join_rois(teacher, full, *sizes, rois, valid, *shares)
+    return answer, join_rois(teacher, full, *sizes, rois, valid, *shares, batch.doubled)
 
 
 @dataclass(frozen=True, slots=True)

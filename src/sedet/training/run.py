@@ -154,7 +154,7 @@ def _train(config: TrainConfig, resume: Path | None, held: ExitStack) -> Outcome
         unlabeled_views=None if method.zoom_max is None else replace(config.views, scale_max=method.zoom_max),
         seed=config.seed,
         unlabeled_from=schedule.burn_in * config.accumulate,
-        three_sizes=method.three_sizes,
+        largest_zoom=method.largest_zoom,
         labeled_weak=method.labeled_weak,
         cache=cache,
         workers=config.workers or 0,
