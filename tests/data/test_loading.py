@@ -57,7 +57,7 @@ def same(a: Batch | None, b: Batch | None) -> bool:
         return a is b
     tensors = all(torch.equal(getattr(a, k), getattr(b, k)) for k in ("strong", "half", "content", "erased"))
     weak = True
-    for name in ("weak", "weak_half", "weak_double"):
+    for name in ("weak", "weak_half", "weak_double", "doubled"):
         mine, other = getattr(a, name), getattr(b, name)
         weak &= (mine is None) == (other is None) and (mine is None or torch.equal(mine, other))
     targets = (a.targets is None) == (b.targets is None) and all(
@@ -101,6 +101,25 @@ def test_the_weak_view_comes_at_three_sizes(tmp_path: Path, zoom: float) -> None
         assert not got.weak_double[i, :, 2 * height :].any() and not got.weak_double[i, :, :, 2 * width :].any()
         small = torch.nn.functional.avg_pool2d(full, 2)[:, : height // 2, : width // 2]
         assert (small - got.weak_half[i, :, : height // 2, : width // 2]).abs().mean() < 3
+
+
+def test_images_are_doubled_only_up_to_the_largest_zoom(tmp_path: Path) -> None:
+    views = replace(PLAIN, scale_min=0.5, scale_max=1.5)
+    every, some = (data(tmp_path, views=views, largest_zoom=zoom) for zoom in (3.0, 2.0))
+    doubled = []
+    for step in range(2, 5):
+        whole, part = every[step][1], some[step][1]
+        assert whole is not None and part is not None and whole.doubled is not None and part.doubled is not None
+        assert whole.weak_double is not None and part.weak_double is not None
+        assert whole.doubled.tolist() == [*range(6)]
+        assert torch.equal(part.weak_double, whole.weak_double[part.doubled])
+        # An image of 48 x 36 at zoom 1 is 64 x 48; one zoomed further is cropped to 64 pixels in its width.
+        assert [i in part.doubled for i in range(6)] == [height <= 48 for height in part.content[:, 1].tolist()]
+        doubled += part.doubled.tolist()
+    assert 0 < len(doubled) < 18
+    _, none = data(tmp_path, views=replace(views, scale_min=1.2), largest_zoom=2.0)[2]
+    assert none is not None and none.weak_double is not None and none.doubled is not None
+    assert none.weak_double.shape == (0, 3, 128, 128) and none.doubled.tolist() == []
 
 
 def test_unlabeled_images_may_have_a_zoom_of_their_own(tmp_path: Path) -> None:
@@ -331,6 +350,13 @@ def test_the_first_images_of_a_batch(tmp_path: Path) -> None:
         assert torch.equal(part.strong, batch.strong[:2]) and torch.equal(part.half, batch.half[:2])
         assert (part.targets is None) == (batch.targets is None) and part.content.shape == (2, 2)
         assert same(replace(part, targets=part.targets), part) and same(batch.to(torch.device("cpu")), batch)
+    batch = data(tmp_path, views=replace(PLAIN, scale_min=0.5, scale_max=1.5), largest_zoom=2.0)[2][1]
+    assert batch is not None and batch.doubled is not None and batch.weak_double is not None
+    for count in range(1, 7):
+        part = batch.first(count)
+        assert part.doubled is not None and part.weak_double is not None
+        assert part.doubled.tolist() == [i for i in batch.doubled.tolist() if i < count]
+        assert torch.equal(part.weak_double, batch.weak_double[: len(part.doubled)])
 
 
 @pytest.mark.parametrize(

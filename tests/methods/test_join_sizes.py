@@ -136,6 +136,21 @@ def test_against_a_loop(side: int, classes: int, quality: bool, per_cell: int) -
     assert torch.equal(joined.valid, full.valid) and torch.equal(joined.points, full.points)
 
 
+def test_some_images_are_seen_at_double_size() -> None:
+    """These as if all were; of the others the lowest level stays, and all else is joined with the half view."""
+    full, double, half = three(64, 2)
+    whole = join_sizes(full, double, half)
+    part = join_sizes(full, double.images(slice(1, None)), half, doubled=torch.tensor([1]))
+    none = join_sizes(full, None, half)
+    small = full.strides == 8
+    for joined, seen in ((part, [False, True]), (none, [False, False])):
+        for image, twice in enumerate(seen):
+            for key in ("logits", "boxes", "quality"):
+                got, alone, other = (getattr(r, key)[image] for r in (joined, full, whole))
+                torch.testing.assert_close(got[~small], other[~small])
+                torch.testing.assert_close(got[small], (other if twice else alone)[small], atol=1e-4, rtol=1e-4)
+
+
 def test_who_answers_for_whom() -> None:
     full, double, half = three(128, 1)
     counts: dict[float, set[tuple[float, int]]] = {}

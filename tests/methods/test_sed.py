@@ -18,7 +18,7 @@ from sedet.detectors.regions import FULL_LEVELS, HALF_LEVELS, Detections, Region
 from sedet.methods.join import join_sizes
 from sedet.methods.method import Progress
 from sedet.methods.pseudo_labels import pseudo_labels
-from sedet.methods.sed import PARTS, SED, distillation, teacher_target
+from sedet.methods.sed import PARTS, SED, distillation, teacher_answers, teacher_target
 from sedet.methods.supervised import Supervised
 from tests import tiny
 
@@ -303,6 +303,22 @@ def test_no_gradient_reaches_the_teacher() -> None:
         sum(losses[key] for key in KEYS[3:]).backward()  # type: ignore[union-attr]
         assert all(p.requires_grad and p.grad is None for p in teacher.parameters())
         assert sum(float(p.grad.abs().sum()) for p in student.parameters() if p.grad is not None) > 0
+
+
+def test_a_batch_of_which_some_or_no_image_is_doubled() -> None:
+    """The teacher's answers are those of each image alone; with none doubled the double view plays no part."""
+    student, teacher = tiny.detector(seed=0, confident=True), tiny.detector(seed=1, confident=True)
+    whole = unlabeled()
+    assert whole.weak_double is not None
+    part = replace(whole, weak_double=whole.weak_double[1:], doubled=torch.tensor([1]))
+    none = replace(whole, weak_double=whole.weak_double[:0], doubled=torch.tensor([], dtype=torch.int64))
+    given = [teacher_answers(teacher, batch)[0].logits for batch in (whole, part, none)]
+    torch.testing.assert_close(given[1][1], given[0][1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(given[1][0], given[2][0], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(given[0][0], given[2][0], atol=1e-2)
+    for batch in (part, none):
+        losses = step(every_part(), student, teacher, batch)
+        assert all(value.isfinite() for value in losses.values()) and losses["distill_class"].item() > 0
 
 
 @pytest.mark.parametrize("three", [True, False])

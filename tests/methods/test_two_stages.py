@@ -185,6 +185,32 @@ def test_equal_answers_at_all_sizes_are_left_as_they_are() -> None:
     torch.testing.assert_close(joined.boxes, alone.boxes, rtol=1e-4, atol=1e-3)
 
 
+def test_some_images_are_looked_at_in_double_size() -> None:
+    """Their RoIs as if all were, of any place in the batch; in the other image the small ones are judged once."""
+    _, teacher = pair()
+    _, more = batches()
+    assert more.weak is not None and more.weak_half is not None and more.weak_double is not None
+    with torch.no_grad():
+        full = teacher(pixels(more.weak), more.content)
+        half = teacher(pixels(more.weak_half), more.content // 2, HALF_LEVELS)
+        double = teacher(pixels(more.weak_double), 2 * more.content)
+        second = teacher(pixels(more.weak_double[1:]), 2 * more.content[1:])
+        where, valid = teacher.propose(full)
+        where[:, ::2] = torch.tensor([0.0, 0.0, 250.0, 250.0])  # those of such small views are all of the lowest level
+        alone = teacher.look(full, where, valid)
+        whole = join_rois(teacher, full, double, half, where, valid)
+        part = join_rois(teacher, full, second, half, where, valid, doubled=torch.tensor([1]))
+        none = join_rois(teacher, full, None, half, where, valid)
+    small = alone.strides == full.strides.min()
+    assert small.any() and not small.all()
+    for joined, last in ((part, whole), (none, none)):
+        torch.testing.assert_close(joined.scores()[1], last.scores()[1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(joined.boxes[1], last.boxes[1], rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(joined.scores()[~small], whole.scores()[~small], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(part.scores()[0][small[0]], alone.scores()[0][small[0]], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(none.scores()[small], alone.scores()[small], rtol=1e-4, atol=1e-5)
+
+
 def test_padding_and_erased_places_change_no_loss() -> None:
     _, teacher = pair()
     more = tiny.batch([(64, 48), (40, 64)], seed=2, erased=[[[8, 8, 40, 30]], [[0, 0, 40, 64]]])
