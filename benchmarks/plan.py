@@ -303,7 +303,6 @@ BEFORE = {
     "box_share": 1.0,
     "box_gamma": 0.0,
     "box_target": "region",
-    "zoom_max": None,
 }
 """SED's settings that came later, and what they were before there was a choice: no part of a name then."""
 

@@ -144,7 +144,6 @@ def test_wrong_names_and_types_are_named(data: dict[str, Any], message: str) -> 
         ({"image_size": -320}, "image_size must be at least 32, not -320"),
         ({"ratio": -1}, "ratio must be above 0, not -1.0"),
         ({"views": {"scale_min": 2.0}}, "views.scale_min (2.0) is above views.scale_max (1.4)"),
-        ({"sed": {"zoom_max": 0.5}}, "sed.zoom_max (0.5) is below views.scale_min (0.6)"),
         ({"burn_in": 0.95, "ramp": 0.2}, "burn_in (0.95) and ramp (0.2) together exceed 1"),
         ({"classes": ["a", "b", "a"]}, "classes names 'a' twice"),
     ],

@@ -76,8 +76,6 @@ class SEDConfig:
     """What class_share has become by the last step, in a straight line from the burn-in's end. Default: it stays."""
     box_share: float = 1.0
     """How much of the other size's box enters where both agree (0..1; 1: their mean by confidence, 0: none)."""
-    zoom_max: float | None = None
-    """Largest zoom of the unlabelled images, which the teacher sees at twice that. Default: views.scale_max."""
     student_view: Literal["strong", "weak"] = "strong"
     """The unlabelled view the student learns from; weak: the teacher's own (faster on short schedules)."""
     overlay: float = 0.0

@@ -63,7 +63,7 @@ SHARES = """backbone_rate warmup burn_in ramp ema_decay
     soft_teacher.threshold pseco.threshold pseco.candidate_iou csd.ramp_down mixpl.threshold"""
 POSITIVE = """batch ratio steps rate accumulate threads eval_every save_every stop
     model.neck_channels model.level_range model.proposals model.roi_samples model.center_radius
-    views.scale_min views.scale_max sed.zoom_max sed.largest_zoom sed.temperature soft_teacher.jitters pseco.candidates
+    views.scale_min views.scale_max sed.largest_zoom sed.temperature soft_teacher.jitters pseco.candidates
     consistent_teacher.buffer consistent_teacher.candidates mixpl.cache"""
 LEAST_SIDE = "image_size"  # below 32 px the half-size view has no pyramid
 NOT_NEGATIVE = """weight_decay clip workers cache patience seed model.head_convs model.freeze_stages
@@ -225,8 +225,6 @@ def validate(config: TrainConfig) -> TrainConfig:
         raise ConfigError(
             f"views.scale_min ({config.views.scale_min}) is above views.scale_max ({config.views.scale_max})"
         )
-    if config.sed.zoom_max is not None and config.sed.zoom_max < config.views.scale_min:
-        raise ConfigError(f"sed.zoom_max ({config.sed.zoom_max}) is below views.scale_min ({config.views.scale_min})")
     if (config.burn_in or 0.0) + config.ramp > 1:
         raise ConfigError(f"burn_in ({config.burn_in}) and ramp ({config.ramp}) together exceed 1")
     for key in ("classes", "unlabeled"):

@@ -122,18 +122,6 @@ def test_images_are_doubled_only_up_to_the_largest_zoom(tmp_path: Path) -> None:
     assert none.weak_double.shape == (0, 3, 128, 128) and none.doubled.tolist() == []
 
 
-def test_unlabeled_images_may_have_a_zoom_of_their_own(tmp_path: Path) -> None:
-    """Only theirs changes, and double-size views of little zoomed images are read at no more than they need."""
-    own = replace(ViewConfig(), scale_min=0.5, scale_max=0.5)
-    options = {"unlabeled_views": own, "largest_zoom": 9.0, "cache": 1.0}
-    steps, usual = data(tmp_path, **options), data(tmp_path, **{**options, "unlabeled_views": None})
-    labeled, unlabeled = steps[2]
-    wide_labeled, wide_unlabeled = usual[2]
-    assert same(labeled, wide_labeled) and unlabeled is not None and wide_unlabeled is not None
-    assert unlabeled.content.tolist() == [[32, 24]] * 6 and len({w for w, _ in wide_unlabeled.content.tolist()}) > 1
-    assert unlabeled.names == wide_unlabeled.names
-
-
 def test_a_batch_is_what_it_says(tmp_path: Path) -> None:
     labeled, unlabeled = data(tmp_path)[2]
     assert unlabeled is not None and labeled.weak is None and unlabeled.targets is None

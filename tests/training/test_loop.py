@@ -385,21 +385,21 @@ def test_every_trained_parameter_is_used_in_every_step(
     assert found["strategy"] == ("ddp_find_unused_parameters_true" if unused[0] else "ddp")
 
 
-def test_unlabeled_images_come_zoomed_as_far_as_asked_for(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_are_doubled_as_far_as_asked_for(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = SED.losses
-    sides: dict[str, set[int]] = {"labeled": set(), "unlabeled": set()}
+    doubled: list[float] = []
 
     def losses(self: SED, student: Any, teacher: Any, labeled: Any, unlabeled: Any, progress: Any) -> Any:
-        for name, batch in (("labeled", labeled), ("unlabeled", unlabeled)):
-            sides[name] |= set() if batch is None else set(batch.content.amax(dim=1).tolist())
+        if unlabeled is not None:
+            doubled.append(unlabeled.doubled.numel() / len(unlabeled))
         return honest(self, student, teacher, labeled, unlabeled, progress)
 
     monkeypatch.setattr(SED, "losses", losses)
-    views = ViewConfig(scale_min=0.5, scale_max=1.0)
-    run(data, tmp_path / "run", steps=4, burn_in=0.5, eval_every=9, views=views, sed=SEDConfig(zoom_max=0.5))
-    assert sides["unlabeled"] == {32} and max(sides["labeled"]) > 32
+    views = ViewConfig(scale_min=0.5, scale_max=1.5)
+    for zoom, share in ((0.9, [0.0, 0.0]), (3.0, [1.0, 1.0])):
+        run(data, tmp_path / str(zoom), steps=4, burn_in=0.5, views=views, sed=SEDConfig(largest_zoom=zoom))
+        assert doubled == share
+        doubled.clear()
 
 
 def test_mixed_precision_trains_from_the_burn_in_to_the_end(data: Path, tmp_path: Path) -> None:

@@ -85,7 +85,6 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         labeled, unlabeled: the samples; ``unlabeled`` may be empty.
         batch, unlabeled_batch: images of each kind in a micro-step, over all processes.
         image_size: long side of a view at zoom 1, pixels.
-        views, unlabeled_views: augmentation, and that of unlabelled images where it is another.
         unlabeled_from: first micro-step with unlabelled images.
         largest_zoom: unlabelled batches hold ``weak_double`` as well, for a teacher that looks at half, full and double
             size, of the images that are shown no larger than at this zoom then; 0: of none, and no such batch.
@@ -104,7 +103,6 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         views: ViewConfig,
         seed: int,
         unlabeled_from: int,
-        unlabeled_views: ViewConfig | None = None,
         largest_zoom: float = 0.0,
         labeled_weak: bool = False,
         cache: float = 0.0,
@@ -114,8 +112,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
     ) -> None:
         self.labeled, self.unlabeled = labeled, unlabeled
         self.batch, self.unlabeled_batch = batch, unlabeled_batch
-        self.image_size, self.seed = image_size, seed
-        self.views = {"labeled": views, "unlabeled": unlabeled_views or views}
+        self.image_size, self.views, self.seed = image_size, views, seed
         self.unlabeled_from = unlabeled_from
         self.largest_zoom, self.labeled_weak = largest_zoom, labeled_weak
         self.rank, self.world = rank, world
@@ -146,7 +143,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         views, targets, names, skipped = [], [], [], []
         weak: list[View] = []
         doubled: dict[int, View] = {}
-        labelled, config = samples[0].objects is not None, self.views[purpose]
+        labelled = samples[0].objects is not None
         for slot in range(self.rank * share, (self.rank + 1) * share):
             position = step * batch + slot
             sample, image, broken = self._pick(samples, purpose, position)
@@ -154,12 +151,12 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
             names.append(sample.name)
             original = sample.size if sample.size[0] else None
             rng = partial(chance.generator, self.seed, purpose, "geometry", position)
-            weak.append(weak_view(image, self.image_size, config, rng(), original))
+            weak.append(weak_view(image, self.image_size, self.views, rng(), original))
             if not labelled and 2 * weak[-1].zoom <= self.largest_zoom + 1e-9:
-                doubled[len(weak) - 1] = weak_view(image, self.image_size, config, rng(), original, factor=2)
-            views.append(strong_view(weak[-1], config, self.seed, purpose, position))
+                doubled[len(weak) - 1] = weak_view(image, self.image_size, self.views, rng(), original, factor=2)
+            views.append(strong_view(weak[-1], self.views, self.seed, purpose, position))
             if sample.objects is not None:
-                targets.append(view_targets(views[-1], sample.objects, config))
+                targets.append(view_targets(views[-1], sample.objects, self.views))
         side = canvas_side(self.image_size)
         strong, content = stack_views(views, side)
         half, _ = stack_views([half_view(v) for v in views], side // 2)
@@ -183,7 +180,7 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         """The sample at a position of the stream; the next in the set that can be read, where it cannot be."""
         if purpose not in self._caches:
             # One a purpose: what SED's double-size views need must not change the labelled images' pixels.
-            zoom = max(1.0, self.views[purpose].scale_max)
+            zoom = max(1.0, self.views.scale_max)
             if purpose == "unlabeled":
                 zoom = max(zoom, min(2 * zoom, self.largest_zoom))
             limit = self._cache_limit / (2 if self.unlabeled else 1)

@@ -50,14 +50,12 @@ class Method:
     Attributes:
         uses_unlabeled: whether it is given unlabelled batches after the burn-in.
         largest_zoom: up to which these hold ``weak_double``; 0: they do not.
-        zoom_max: largest zoom of these images; None: that of the labelled ones.
         labeled_weak: whether labelled batches hold ``weak`` too.
         uses_half: whether half-size views are trained on, labelled or not.
     """
 
     uses_unlabeled = True
     largest_zoom = 0.0
-    zoom_max: float | None = None
     labeled_weak = False
     uses_half = True
 

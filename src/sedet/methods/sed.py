@@ -10,7 +10,7 @@ Paper: Guo, Mu, Chen, Wang, Yu, Luo, "Scale-Equivalent Distillation for Semi-Sup
 Everything else here - the pairing of levels, every formula, normaliser, weight and schedule - is our design:
 
   teacher (EMA)  <-  weak view            p_T, b_T, q_T at every region r, detached, no threshold, no NMS
-                     weak view, double    joined with them on the lowest level, half on all others (join.py)
+                     weak view, double    on the lowest level (up to largest_zoom) joined with them, half on others (join)
   student        <-  strong view          L_distill           (or the weak view, student_view)
   student        <-  strong view, half    L_scale: level P_l of the full view against P_{l-1} of the half view, which
                                           have the same grid; boxes of the half view are doubled
@@ -68,7 +68,7 @@ class SED(Method):
         self.config, self.half_size, self.erase_limit = config, half_size, erase_limit
         self.uses_unlabeled = config.distill or config.scale
         self.largest_zoom = config.largest_zoom if config.three_sizes and self.uses_unlabeled else 0.0
-        self.uses_half, self.zoom_max = half_size or config.scale, config.zoom_max
+        self.uses_half = half_size or config.scale
 
     def losses(
         self,

@@ -151,7 +151,6 @@ def _train(config: TrainConfig, resume: Path | None, held: ExitStack) -> Outcome
         unlabeled_batch=unlabeled_batch // config.accumulate,
         image_size=config.image_size,
         views=config.views,
-        unlabeled_views=None if method.zoom_max is None else replace(config.views, scale_max=method.zoom_max),
         seed=config.seed,
         unlabeled_from=schedule.burn_in * config.accumulate,
         largest_zoom=method.largest_zoom,
