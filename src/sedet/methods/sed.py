@@ -10,7 +10,7 @@ Paper: Guo, Mu, Chen, Wang, Yu, Luo, "Scale-Equivalent Distillation for Semi-Sup
 Everything else here - the pairing of levels, every formula, normaliser, weight and schedule - is our design:
 
   teacher (EMA)  <-  weak view            p_T, b_T, q_T at every region r, detached, no threshold, no NMS
-                     weak view, double    on the lowest level (up to largest_zoom) joined with them, half on others (join)
+                     weak view, double    joined on the lowest level up to largest_zoom, half on all others (join.py)
   student        <-  strong view          L_distill           (or the weak view, student_view)
   student        <-  strong view, half    L_scale: level P_l of the full view against P_{l-1} of the half view, which
                                           have the same grid; boxes of the half view are doubled
