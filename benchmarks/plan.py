@@ -303,6 +303,7 @@ BEFORE = {
     "box_share": 1.0,
     "box_gamma": 0.0,
     "box_target": "region",
+    "largest_zoom": 4.0,
 }
 """SED's settings that came later, and what they were before there was a choice: no part of a name then."""
 
