@@ -36,17 +36,29 @@ KEYS = ("dataset", "percent", "fold", "method", "variant", "seed", "recipe", "sp
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = found.add_argument
-    add("--cells", nargs="+", type=Path, default=[], metavar="FILE", help="YAML lists of cells")
-    add("--dataset", nargs="+", help="coco-people, bccd, vehicles, demo")
-    add("--percent", nargs="+", type=float, help="labelled share of the pool; 100 is the ceiling (default 10)")
-    add("--fold", nargs="+", type=int, help="which images keep their labels (default 1)")
-    add("--method", nargs="+", help="supervised (the twin), sed, or another of sedet methods")
-    add("--variant", nargs="+", help="see benchmarks/plan.py")
-    add("--seed", nargs="+", type=int, help="of the training; for the demo of its scenes too (default 0)")
-    add("--recipe", nargs="+", help="of benchmarks/recipes.yaml (default cpu)")
-    add("--split", nargs="+", help="dev (default), or val")
+    add("--cells", nargs="+", action="extend", type=Path, default=[], metavar="FILE", help="YAML lists of cells")
+    add("--dataset", nargs="+", action="extend", help="coco-people, bccd, vehicles, demo")
+    add(
+        "--percent",
+        nargs="+",
+        action="extend",
+        type=float,
+        help="labelled share of the pool; 100 is the ceiling (default 10)",
+    )
+    add("--fold", nargs="+", action="extend", type=int, help="which images keep their labels (default 1)")
+    add("--method", nargs="+", action="extend", help="supervised (the twin), sed, or another of sedet methods")
+    add("--variant", nargs="+", action="extend", help="see benchmarks/plan.py")
+    add(
+        "--seed",
+        nargs="+",
+        action="extend",
+        type=int,
+        help="of the training; for the demo of its scenes too (default 0)",
+    )
+    add("--recipe", nargs="+", action="extend", help="of benchmarks/recipes.yaml (default cpu)")
+    add("--split", nargs="+", action="extend", help="dev (default), or val")
     add("--reason", default="", help="why val is opened; logged")
-    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="a variant of your own, on dev")
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="a variant of your own, on dev")
     add("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the data sets")
     add("--work", type=Path, default=ROOT / "runs" / "benchmarks", help="runs and detections")
     add("--results", type=Path, default=RESULTS, help="folder of the rows")

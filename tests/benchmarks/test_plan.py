@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import sedet
+from benchmarks import run as command
 from benchmarks.plan import RECIPES, VARIANTS, expand, load_cells, load_recipe, make_job
 from benchmarks.provenance import Provenance, code_digests, provenance
 from sedet.errors import ConfigError
@@ -170,3 +171,11 @@ def test_another_package_s_commit_is_not_taken(tree: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sedet, "__file__", str(tmp_path / "site" / "sedet" / "__init__.py"))
     with pytest.raises(ConfigError, match="its commit is another's"):
         provenance(tmp_path, root=tree)
+
+
+def test_a_list_may_be_given_in_parts() -> None:
+    given = command.parser().parse_args(
+        ["--set", "sed.overlay=0", "--set", "sed.gamma=2", "x=1", "--seed", "0", "1", "--seed", "2"]
+    )
+    assert given.set == ["sed.overlay=0", "sed.gamma=2", "x=1"] and given.seed == [0, 1, 2]
+    assert command.parser().parse_args([]).set == []
