@@ -174,8 +174,7 @@ def test_another_package_s_commit_is_not_taken(tree: Path, monkeypatch: pytest.M
 
 
 def test_a_list_may_be_given_in_parts() -> None:
-    given = command.parser().parse_args(
-        ["--set", "sed.overlay=0", "--set", "sed.gamma=2", "x=1", "--seed", "0", "1", "--seed", "2"]
-    )
+    flags = ["--set", "sed.overlay=0", "--set", "sed.gamma=2", "x=1", "--seed", "0", "1", "--seed", "2"]
+    given = command.parser().parse_args(flags)
     assert given.set == ["sed.overlay=0", "sed.gamma=2", "x=1"] and given.seed == [0, 1, 2]
     assert command.parser().parse_args([]).set == []
