@@ -68,8 +68,8 @@ class SEDConfig:
     three_sizes: bool = True
     """The teacher looks at the weak view at half and double size too, and its answers are joined."""
     largest_zoom: float = 2.0
-    """Up to which zoom it looks so (1: the image's long side is image_size): images that the scale jitter has enlarged
-    already are not doubled beyond it. Labels teach large views only as far as views.scale_max goes."""
+    """Largest zoom of the teacher's double view (1: the image's long side is image_size). Images that the scale jitter
+    has enlarged are not doubled beyond it: labels teach large views only as far as views.scale_max goes."""
     class_share: float = 0.5
     """How much of the joined class scores is the other size's (0..1; 0.5: the mean of both)."""
     class_share_end: float | None = None
