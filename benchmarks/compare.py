@@ -120,23 +120,32 @@ def load_comparisons(folder: Path = RESULTS) -> list[dict[str, Any]]:
 
 
 def update(data: Path, work: Path, results: Path) -> list[dict[str, Any]]:
-    """All comparisons the rows ask for: kept ones where the rows are the same, new ones where detections are here."""
+    """All comparisons the rows ask for: kept ones where the rows are the same, new ones where detections are here.
+
+    Each new one is written as soon as it is there: a comparison of many classes takes minutes.
+    """
     known = load_comparisons(results)
-    found = []
-    for first, second in wanted(load_rows(results)):
-        what = identity(first, second)
-        same = next((c for c in known if all(c[key] == what[key] for key in what) and still_of(c, first, second)), None)
-        made = same or compare(first, second, data, work)
+    asked = [(first, second, identity(first, second)) for first, second in wanted(load_rows(results))]
+    found = {
+        place: kept
+        for place, (first, second, what) in enumerate(asked)
+        for kept in known
+        if all(kept[key] == what[key] for key in what) and still_of(kept, first, second)
+    }
+    for place, (first, second, what) in enumerate(asked):
+        made = found.get(place) or compare(first, second, data, work)
         label = f"{' '.join(map(str, [what[k] for k in GROUP]))}: {what['first']} -> {what['second']}"
         if made is None:
             print(f"{label}: detections are not here", file=sys.stderr)
             continue
         ap = made["metrics"]["ap"]
         print(f"{label}: {ap['difference']:+.2f} [{ap['low']:+.2f}, {ap['high']:+.2f}]", flush=True)
-        found.append(made)
+        if place not in found:
+            found[place] = made
+            write_json(results / COMPARISONS, [found[i] for i in sorted(found)])
     if found:
-        write_json(results / COMPARISONS, found)
-    return found
+        write_json(results / COMPARISONS, [found[i] for i in sorted(found)])
+    return [found[i] for i in sorted(found)]
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks import challenges
+from benchmarks import compare as comparing
 from benchmarks.compare import identity, load_comparisons, still_of
 from benchmarks.pages import demo_part, fill, readme_parts, suite_part
 from benchmarks.rows import (
@@ -223,3 +224,42 @@ def test_a_comparison_is_kept_while_the_rows_are_what_it_compared() -> None:
     known = {"metrics": {"ap": {"difference": 1.51}}}
     assert still_of(known, first, second)
     assert not still_of(known, first, [{"ap": 41.0}, {"ap": 43.5}])
+
+
+def test_a_comparison_is_written_as_soon_as_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an interruption leaves: those made so far, and those from before that come after them."""
+    group = {"dataset": "bccd", "percent": 10.0, "recipe": "tiny", "split": "dev", "fold": 1, "seed": 0}
+    rows = [
+        {**group, "method": m, "variant": "default", "teacher": True, "config_id": m, "ap": ap}
+        for m, ap in (("supervised", 1.0), ("sed", 2.0), ("csd", 3.0), ("mixpl", 4.0))
+    ]
+    monkeypatch.setattr(comparing, "load_rows", lambda _: rows)
+    made: list[list[str]] = []
+
+    def compare(first: list[dict[str, Any]], second: list[dict[str, Any]], *_: Path) -> dict[str, Any]:
+        what = [first[0]["method"], second[0]["method"]]
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(what)
+        ap = {"difference": second[0]["ap"] - first[0]["ap"], "low": 0.0, "high": 9.0}
+        return {**identity(first, second), "metrics": {"ap": ap}}
+
+    def kept() -> list[list[str]]:
+        return [[c["first"][0], c["second"][0]] for c in load_comparisons(tmp_path)]
+
+    asked = [["supervised", "sed"], ["csd", "sed"], ["supervised", "csd"], ["mixpl", "sed"], ["supervised", "mixpl"]]
+    monkeypatch.setattr(comparing, "compare", compare)
+    with pytest.raises(KeyboardInterrupt):
+        comparing.update(tmp_path, tmp_path, tmp_path)
+    assert made == kept() == asked[:2]
+
+    made.clear()
+    rows.reverse()  # another order of the rows: what was made is after what is not
+    with pytest.raises(KeyboardInterrupt):
+        comparing.update(tmp_path, tmp_path, tmp_path)
+    assert len(made) == 2 and all(pair not in made for pair in asked[:2]), "kept, not made anew"
+    assert all(pair in kept() for pair in [*asked[:2], *made])
+
+    made.clear()
+    comparing.update(tmp_path, tmp_path, tmp_path)
+    assert len(made) == 1 and sorted(kept()) == sorted(asked)
