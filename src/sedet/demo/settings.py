@@ -21,6 +21,9 @@ TRIALS = {"supervised": 24, "sed": 40}
 CEILING_FROM = 1.3
 """The ceiling is trained if this many times the twin's seconds are left."""
 
+SED_COST = 1.8
+"""Seconds of SED after the burn-in, in seconds of the whole twin (benchmarks/results, recipe demo-long)."""
+
 
 @dataclass(frozen=True)
 class Scenes:
