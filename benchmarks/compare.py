@@ -126,26 +126,27 @@ def update(data: Path, work: Path, results: Path) -> list[dict[str, Any]]:
     """
     known = load_comparisons(results)
     asked = [(first, second, identity(first, second)) for first, second in wanted(load_rows(results))]
-    found = {
-        place: kept
-        for place, (first, second, what) in enumerate(asked)
-        for kept in known
-        if all(kept[key] == what[key] for key in what) and still_of(kept, first, second)
-    }
+
+    def kept(first: Sequence[Row], second: Sequence[Row], what: Mapping[str, Any]) -> dict[str, Any] | None:
+        same = (c for c in known if all(c[key] == what[key] for key in what) and still_of(c, first, second))
+        return next(same, None)
+
+    found = [kept(*one) for one in asked]
     for place, (first, second, what) in enumerate(asked):
-        made = found.get(place) or compare(first, second, data, work)
+        made = found[place] or compare(first, second, data, work)
         label = f"{' '.join(map(str, [what[k] for k in GROUP]))}: {what['first']} -> {what['second']}"
         if made is None:
             print(f"{label}: detections are not here", file=sys.stderr)
             continue
         ap = made["metrics"]["ap"]
         print(f"{label}: {ap['difference']:+.2f} [{ap['low']:+.2f}, {ap['high']:+.2f}]", flush=True)
-        if place not in found:
+        if found[place] is None:
             found[place] = made
-            write_json(results / COMPARISONS, [found[i] for i in sorted(found)])
-    if found:
-        write_json(results / COMPARISONS, [found[i] for i in sorted(found)])
-    return [found[i] for i in sorted(found)]
+            write_json(results / COMPARISONS, [c for c in found if c])
+    there = [c for c in found if c]
+    if there:
+        write_json(results / COMPARISONS, there)  # without those of rows that are no more
+    return there
 
 
 def main() -> int:
