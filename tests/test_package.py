@@ -16,7 +16,8 @@ from sedet.detectors import backbones
 from sedet.errors import ConfigError
 from sedet.settings import save_config
 
-from .test_cli import Recorder, imported_by, install
+from .test_cli import Recorder, install
+from .test_help import imported_by
 
 ROOT = Path(__file__).parents[1]
 
