@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import rows
 from benchmarks.inputs import CellData, area_ranges, cell_data, judged_table
-from benchmarks.plan import PLACES, THRESHOLDS, Cell, Job, load_recipe, make_job
+from benchmarks.plan import PLACES, THRESHOLDS, Cell, Job, Recipe, load_recipe, make_job
 from benchmarks.provenance import Provenance, machine, versions
 from sedet.config import TrainConfig
 from sedet.detectors.build import Detector
@@ -69,10 +69,7 @@ def measure(cell: Cell, setting: Setting, wait: bool = True) -> str:
         SedetError: anything a user can mend.
     """
     refuse(cell, setting)
-    recipe = load_recipe(cell.recipe, cell.dataset, setting.recipes)
-    data = cell_data(cell, setting.data, setting.work)
-    length = wallclock_length(cell, setting) if cell.variant == "wallclock" else None
-    job = make_job(cell, recipe, data.inputs, setting.extra, length)
+    recipe, data, job = planned(cell, setting)
     target = setting.results / f"{cell.name}.json"
     known = rows.read_result(target)
     if known is not None and setting.provenance.for_tables and known["rows"][0]["commit"].endswith("-dirty"):
@@ -117,6 +114,22 @@ def measure(cell: Cell, setting: Setting, wait: bool = True) -> str:
     rows.write_json(target, result)
     teacher_ap, student_ap = (judged[t][0].ap for t in (True, False))
     return f"{cell.name}: teacher AP {teacher_ap:.2f}, student AP {student_ap:.2f}, {common['seconds']:.0f} s"
+
+
+def planned(cell: Cell, setting: Setting) -> tuple[Recipe, CellData, Job]:
+    """A cell's recipe, data and settings."""
+    recipe = load_recipe(cell.recipe, cell.dataset, setting.recipes)
+    data = cell_data(cell, setting.data, setting.work)
+    length = wallclock_length(cell, setting) if cell.variant == "wallclock" else None
+    return recipe, data, make_job(cell, recipe, data.inputs, setting.extra, length)
+
+
+def state(cell: Cell, setting: Setting) -> str:
+    """``missing``, ``done``, or ``other``: there is a row, but of other settings or data, so that it stays alone."""
+    known = rows.read_result(setting.results / f"{cell.name}.json")
+    if known is None:
+        return "missing"
+    return "done" if planned(cell, setting)[2].config_id == known["config_id"] else "other"
 
 
 def refuse(cell: Cell, setting: Setting) -> None:

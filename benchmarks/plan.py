@@ -278,7 +278,8 @@ def make_job(
     if half_size or cell.method == "supervised":
         burn_in = replace(burn_in, method="supervised", unlabeled=())
     else:
-        burn_in = from_dict({k: v for k, v in changes.items() if k == "sed.scale"}, replace(burn_in, method="sed"))
+        own = {**recipe.methods[cell.method], **{k: v for k, v in changes.items() if k == "sed.scale"}}
+        burn_in = from_dict(own, replace(burn_in, method="sed"))
 
     config = from_dict({**recipe.methods[cell.method], **changes, "method": cell.method}, base)
     after = max(1, round(times * (base.steps - burn)))
@@ -304,6 +305,7 @@ BEFORE = {
     "box_gamma": 0.0,
     "box_target": "region",
     "largest_zoom": 4.0,
+    "overlay": 0.0,
 }
 """SED's settings that came later, and what they were before there was a choice: no part of a name then."""
 
@@ -329,6 +331,8 @@ def identity(config: TrainConfig, inputs: Inputs, burn_in: TrainConfig | None = 
             found["dense_teacher"]["algorithm"] = 2  # 1: no gradient through the focusing factor
         if c.method == "sed":
             found["sed"]["algorithm"] = ALGORITHM
+            if c.sed.overlay > 0:
+                found["sed"]["overlay_algorithm"] = 2  # 1: images of two sizes were laid over black
             for key, value in BEFORE.items():
                 if found["sed"][key] == value:
                     del found["sed"][key]

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # this tre
 import yaml
 
 from benchmarks.inputs import demo_percent
-from benchmarks.measure import Setting, measure
+from benchmarks.measure import Setting, measure, state
 from benchmarks.plan import DEMO_RECIPES, RECIPES, Cell, expand, load_cells
 from benchmarks.provenance import ROOT, provenance
 from benchmarks.rows import RESULTS
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     add("--threads", type=int, help="CPU threads")
     add("--workers", type=int, help="processes that load images")
     add("--minutes", type=float, help="begin no further cell after this time")
-    add("--list", action="store_true", help="only say which cells are done")
+    add("--list", action="store_true", help="only say which cells are done, and which are of other settings")
     add("--replace", action="store_true", help="measure again what has a row of other settings")
     add("--allow-dirty", action="store_true", help="run from a changed tree; the rows are not for tables")
     return found
@@ -78,8 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         cells = chosen(options)
         if options.list:
+            options.allow_dirty = True  # no row is written
+            where = setting(options)
             for cell in cells:
-                print("done   " if (options.results / f"{cell.name}.json").is_file() else "missing", cell.name)
+                print(f"{state(cell, where):<8}{cell.name}", flush=True)
             return 0
         return work_through(cells, setting(options), options.minutes)
     except SedetError as error:

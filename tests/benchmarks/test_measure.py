@@ -16,7 +16,7 @@ from benchmarks import measure as measuring
 from benchmarks import run as command
 from benchmarks.compare import compare, wanted
 from benchmarks.inputs import cell_data, judged_table, original_size, part_table
-from benchmarks.measure import Setting, measure
+from benchmarks.measure import Setting, measure, state
 from benchmarks.pack import pack
 from benchmarks.plan import RECIPES, Cell
 from benchmarks.provenance import Provenance
@@ -125,6 +125,8 @@ def test_changed_settings_do_not_pass_for_done(setting: Setting, tmp_path: Path)
     recipes = tmp_path / "recipes.yaml"
     recipes.write_text(RECIPES.read_text().replace("rate: 1.0e-3\n    steps: 8", "rate: 2.0e-3\n    steps: 8"))
     changed = replace(setting, recipes=recipes)
+    twin = cell(method="supervised")
+    assert [state(twin, setting), state(twin, changed), state(cell(), setting)] == ["done", "other", "missing"]
     with pytest.raises(ConfigError, match="other settings or data"):
         measure(cell(method="supervised"), changed)
     measure(cell(method="supervised"), replace(changed, replace_rows=True))

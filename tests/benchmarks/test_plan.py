@@ -11,11 +11,15 @@ import pytest
 
 import sedet
 from benchmarks import run as command
-from benchmarks.plan import RECIPES, VARIANTS, expand, load_cells, load_recipe, make_job
+from benchmarks.measure import Setting, state
+from benchmarks.plan import RECIPES, VARIANTS, Cell, expand, load_cells, load_recipe, make_job
 from benchmarks.provenance import Provenance, code_digests, provenance
+from benchmarks.rows import RESULTS, load_rows
 from sedet.errors import ConfigError
 
 from .cells import COMMIT, INPUTS, ROOT, cell, job
+
+DATA = ROOT.parent / "shared" / "data"
 
 # --- settings -----------------------------------------------------------------------------------------------
 
@@ -92,6 +96,16 @@ def test_every_listed_cell_can_be_made() -> None:
         for c in cells:
             length = 1.5 if c.variant == "wallclock" else None
             assert make_job(c, load_recipe(c.recipe, c.dataset), INPUTS, None, length).config.steps
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"the data sets are not at {DATA}")
+def test_every_row_is_still_of_the_settings_its_name_says(tmp_path: Path) -> None:
+    """A new setting or a changed recipe must not turn measured rows into those of another configuration."""
+    where = Setting(DATA, tmp_path, RESULTS, Provenance(COMMIT, ()), RECIPES)
+    # the length of wallclock follows from times, which other machines and loads change
+    rows = [row for row in load_rows() if row["variant"] != "wallclock"]
+    cells = dict.fromkeys(Cell(**{key: row[key] for key in command.KEYS}) for row in rows)
+    assert cells and [c.name for c in cells if state(c, where) != "done"] == []
 
 
 def test_lists_of_cells(tmp_path: Path) -> None:
