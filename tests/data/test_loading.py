@@ -122,6 +122,19 @@ def test_images_are_doubled_only_up_to_the_largest_zoom(tmp_path: Path) -> None:
     assert none.weak_double.shape == (0, 3, 128, 128) and none.doubled.tolist() == []
 
 
+def test_the_share_of_doubled_images_is_told_in_advance(tmp_path: Path) -> None:
+    views = replace(PLAIN, scale_min=0.5, scale_max=1.5)
+    some = data(tmp_path, views=views, largest_zoom=2.0)
+    assert some.doubled_share == pytest.approx(np.log(2) / np.log(3))  # zooms of 0.5 to 1, log-uniform
+    batches = [some[step][1] for step in range(2, 42)]
+    shown = [len(b.doubled) for b in batches if b is not None and b.doubled is not None]
+    assert len(shown) == 40 and np.mean(shown) / 6 == pytest.approx(some.doubled_share, abs=0.1)
+    for zoom, share in ((0.0, 0.0), (0.9, 0.0), (3.0, 1.0), (9.0, 1.0)):
+        assert data(tmp_path, views=views, largest_zoom=zoom).doubled_share == share
+    one = replace(PLAIN, scale_min=1.0, scale_max=1.0)
+    assert [data(tmp_path, views=one, largest_zoom=zoom).doubled_share for zoom in (1.9, 2.0)] == [0.0, 1.0]
+
+
 def test_a_batch_is_what_it_says(tmp_path: Path) -> None:
     labeled, unlabeled = data(tmp_path)[2]
     assert unlabeled is not None and labeled.weak is None and unlabeled.targets is None

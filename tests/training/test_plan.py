@@ -254,6 +254,27 @@ def test_cost_is_counted_by_kind_of_step(
     assert cost is not None and cost.seconds == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("zoom", "first", "timed"), [(0.0, None, None), (1.3, 2, 0), (2.0, 2, 1), (2.8, 2, 2)])
+def test_memory_is_measured_with_every_image_doubled_and_time_with_the_usual_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zoom: float, first: int | None, timed: int | None
+) -> None:
+    """Which images the teacher sees at double size is chance: some later step will double them all."""
+    monkeypatch.setattr(probe, "SHORTEST", 0)
+    given = work(data(tmp_path))
+    given.data.largest_zoom = zoom
+    seen: list[int | None] = []
+
+    def micro(work: probe.Work, module: TrainingStep, labeled: Any, unlabeled: Any, progress: Any) -> None:
+        if unlabeled is not None:
+            doubled = unlabeled.doubled
+            assert doubled is None or len(doubled) == len(unlabeled.weak_double)
+            seen.append(None if doubled is None else len(doubled))
+
+    monkeypatch.setattr(probe, "_micro_step", micro)
+    probe.measure(given, 2, 4)
+    assert seen == [first, timed]
+
+
 def test_decoding_is_paid_once_where_the_cache_holds_all() -> None:
     load = probe._Load(first=3.0, again=1.0)  # of a batch of 2: half a second an image, one more to decode it
     assert load.seconds(2, draws=10, images=100, fits=1.0) == pytest.approx(10 * 0.5 + 10 * 1.0)

@@ -124,6 +124,16 @@ class StepData(Dataset[tuple[Batch, Batch | None]]):
         """Begin with empty caches."""
         self._caches = {}
 
+    @property
+    def doubled_share(self) -> float:
+        """Expected share of unlabelled images that the teacher is shown at double size too."""
+        low, high = self.views.scale_min, self.views.scale_max
+        if 2 * low > self.largest_zoom:
+            return 0.0
+        if 2 * high <= self.largest_zoom:
+            return 1.0
+        return math.log(self.largest_zoom / 2 / low) / math.log(high / low)
+
     def in_parts(self, parts: int) -> StepData:
         """The same images, each batch in so many micro-steps (of a data set whose batches were whole)."""
         data = copy.copy(self)

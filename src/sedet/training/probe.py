@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -188,9 +189,11 @@ def _seconds(work: Work, start: int, stop: int, repeats: int) -> tuple[float, in
             optimizer.zero_grad()
             teacher.update(student, 0.999)
 
-        for once in (micro, update):
-            once()  # the first time is slower, and is a small part of a run
-        computing = _timed(micro, repeats, work.fabric.device)
+        usual = unlabeled and doubled_images(unlabeled, data.doubled_share)
+        # The first time is slower, and is a small part of a run. It takes the most memory that a step may take.
+        micro(b=unlabeled and doubled_images(unlabeled, 1.0 if data.doubled_share else 0.0))
+        update()
+        computing = _timed(partial(micro, b=usual), repeats, work.fabric.device)
         updating = _timed(update, 1, work.fabric.device)
         probed += 1 + repeats
         images = len(data.labeled) + (len(data.unlabeled) if unlabeled_batch else 0)
@@ -202,6 +205,15 @@ def _seconds(work: Work, start: int, stop: int, repeats: int) -> tuple[float, in
     if work.judge is not None and evaluations:
         total += _evaluations(work.judge, student, evaluations, work.fabric)
     return total, probed
+
+
+def doubled_images(batch: Batch, share: float) -> Batch:
+    """An unlabelled batch in which this share of the images (rounded) has a double view, of any pixels."""
+    if batch.weak_double is None:
+        return batch
+    count = round(share * len(batch))
+    pixels = batch.weak_double.new_zeros(count, *batch.weak_double.shape[1:])
+    return replace(batch, weak_double=pixels, doubled=torch.arange(count))
 
 
 def _micro_step(work: Work, module: TrainingStep, labeled: Batch, unlabeled: Batch | None, progress: Progress) -> None:
