@@ -39,6 +39,33 @@ def spread(values: Sequence[float | None], digits: int = 1) -> str:
     return text + (f" ± {np.std(known, ddof=1):.{digits}f}" if len(known) > 1 else "")
 
 
+OWN_START = ("no-half", "no-half-labeled")
+"""Variants that must have a burn-in of their own."""
+
+
+def other_starts(rows: Sequence[Row], group: dict[str, Any]) -> str:
+    """Which rows began elsewhere than SED did: the same burn-in, on a processor that rounds otherwise."""
+    here = select(rows, **group, teacher=True)
+    runs = by_run(select(here, method="sed", variant="default"))
+    found: dict[tuple[int, int], list[str]] = {}
+    for row in here:
+        run = (row["fold"], row["seed"])
+        if run not in runs or row["variant"] in OWN_START:
+            continue
+        if abs(row["burn_in_ap"] - runs[run]["burn_in_ap"]) >= 0.005:
+            found.setdefault(run, []).append(f"{row['method']} {row['variant']} {row['burn_in_ap']:.1f}")
+    if not found:
+        return ""
+    parts = [
+        f"fold {fold}, seed {seed}: SED {runs[fold, seed]['burn_in_ap']:.1f}, {', '.join(sorted(names))}"
+        for (fold, seed), names in sorted(found.items())
+    ]
+    return (
+        "**Not all began alike.** The same burn-in ends elsewhere on another processor, which rounds otherwise. "
+        f"AP at its end: {'; '.join(parts)}. Differences to these rows hold that one too.\n"
+    )
+
+
 def ceiling_rows(rows: Sequence[Row], group: dict[str, Any]) -> list[Row]:
     """The rows with all labels, at their best length."""
     top = {**group, "percent": 100.0}

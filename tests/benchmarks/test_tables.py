@@ -107,13 +107,22 @@ def test_intervals_and_openings_are_shown() -> None:
     assert made["first"] == ["supervised", "default"] and all(made[key] == value for key, value in group.items())
     opening = {"cell": "x", "config_id": "y", "commit": COMMIT, "time": "2030-01-01T00:00:00Z", "reason": "the table"}
     text = render([result(10), result(14, method="sed")], [made], [opening])
-    assert "[+1.3, +6.5]" in text and "the table" in text
+    assert "[+1.3, +6.5]" in text and "the table" in text and "openings stand below" in text
+    assert "has not been opened yet" in render([result(10)], [made], [])
     # rows measured anew, and further seeds, are not those it was worked out from
     anew = [result(10), result(14, method="sed", config_id="other")]
     more = [result(10), result(14, method="sed"), result(11, seed=1), result(13, method="sed", seed=1)]
     for results in (anew, more):
         assert "+6.5" not in render(results, [made], [])
     assert "No rows yet" in render([], [], [])
+
+
+def test_rows_that_began_elsewhere_are_named() -> None:
+    rows = [result(10), result(14, method="sed"), result(13, method="sed", variant="no-half-labeled", burn_in_ap=7.0)]
+    assert "began alike" not in render(rows, [], [])  # labels at full size only: another burn-in, on purpose
+    other = [result(9, method="csd", burn_in_ap=5.4), result(9, seed=1, burn_in_ap=3.0)]  # no SED of that seed
+    text = render(rows + other, [], [])
+    assert "Not all began alike" in text and "fold 1, seed 0: SED 5.0, csd default 5.4." in text and "default 3.0" not in text
 
 
 def test_methods_stand_in_one_table_the_best_first() -> None:
