@@ -43,7 +43,7 @@ def test_a_folder_in_use_is_refused_before_anything_is_drawn(tmp_path: Path, mon
     assert (tmp_path / "summary.json").read_text() == "mine"
 
 
-def test_the_last_line_leads_to_the_report(tmp_path: Path) -> None:
+def test_the_last_lines_lead_to_the_report(tmp_path: Path) -> None:
     assert str(tmp_path / "sed" / "report.html") in run._places(tmp_path)
 
 

@@ -74,7 +74,7 @@ def run_demo(out: Path, *, seed: int = 0, fast: bool = False, budget: float = 48
     console = Console(stderr=True)
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False)
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     scenes = replace(SCENES, labeled=8, unlabeled=24, val=12) if fast else SCENES
     say(f"Drawing {scenes.labeled} labelled, {scenes.unlabeled} unlabelled and {scenes.val} val images ...")
@@ -246,8 +246,10 @@ def _verdict(judged: list[Judged], fast: bool) -> str:
 
 def _places(out: Path) -> str:
     return (
-        f"Report: {out / 'sed' / REPORT}, for a browser   Pictures: {out / 'predictions.png'}   "
-        f"Figures: {out / 'summary.json'}   Runs: {out}/{{supervised,sed}}"
+        f"Pictures: {out / 'predictions.png'}\n"
+        f"Report:   {out / 'sed' / REPORT} (open it in a browser)\n"
+        f"Figures:  {out / 'summary.json'}\n"
+        f"Runs:     {out}/{{supervised,sed}}"
     )
 
 
