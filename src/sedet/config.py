@@ -69,8 +69,8 @@ class SEDConfig:
     """The teacher looks at the weak view at half and double size too, and its answers are joined."""
     largest_zoom: float = 2.0
     """Largest zoom of the teacher's double view (1: the image's long side is image_size). Images that the scale jitter
-    has enlarged are not doubled beyond it. Labels teach large views only as far as views.scale_max goes: with its default
-    of 1.4 the double view of an image as it is shows more than they do."""
+    has enlarged are not doubled beyond it. Labels teach large views only as far as views.scale_max goes: with its
+    default of 1.4 the double view of an image as it is shows more than they do."""
     class_share: float = 0.5
     """How much of the joined class scores is the other size's (0..1; 0.5: the mean of both)."""
     class_share_end: float | None = None
