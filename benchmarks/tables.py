@@ -53,7 +53,7 @@ TWINS = {
     "no-half": "twin, labels at full size only",
     "2x": "twin, 2 times the updates",
     "4x": "twin, 4 times the updates",
-    "wallclock": "twin, as long as SED in time",
+    "wallclock": "twin, as long as SED took when it was begun",
 }
 TARGETS = {5.0: 0.47, 10.0: 0.60}
 """Shares of the gap to the ceiling that are aimed at."""
@@ -118,8 +118,10 @@ def main_table(rows: Sequence[Row], group: dict[str, Any], comparisons: Sequence
             lines.append([label, *(spread([r[m] for r in found]) for m in METRICS), text, gap, str(len(found))])
 
     for variant, label in TWINS.items():
-        mark = " (best on dev)" if variant == twin and len(_variants(rows, group)) > 1 else ""
-        line(label + mark, cell_rows(rows, group, method="supervised", variant=variant))
+        found = cell_rows(rows, group, method="supervised", variant=variant)
+        mark = f" ({times(rows, group, found[0]):.1f} times the updates)" if found and variant == "wallclock" else ""
+        mark += " (best on dev)" if variant == twin and len(_variants(rows, group)) > 1 else ""
+        line(label + mark, found)
     sed = cell_rows(rows, group, method="sed", variant="default")
     top = ceiling_rows(rows, group)
     line("SED, student", cell_rows(rows, group, method="sed", variant="default", teacher=False), gain=True)
@@ -128,6 +130,13 @@ def main_table(rows: Sequence[Row], group: dict[str, Any], comparisons: Sequence
     headings = ["", *HEADINGS, "gain", "of the gap", "runs"]
     text = f"### {heading(group)}\n\n" + table(headings, lines)
     return text + "\n" + verdict(rows, group, twin_rows, sed, top, comparisons, twin)
+
+
+def times(rows: Sequence[Row], group: dict[str, Any], row: Row) -> float:
+    """Updates after the burn-in, as a multiple of the twin's."""
+    twin = cell_rows(rows, group, method="supervised", variant="default")[0]
+    longer, usual = (r["steps"] - r["burn_in_steps"] for r in (row, twin))
+    return float(longer / usual)
 
 
 def _variants(rows: Sequence[Row], group: dict[str, Any]) -> set[str]:

@@ -85,6 +85,8 @@ def test_gains_count_over_the_best_twin_on_dev() -> None:
     text = render(results, [], [])
     assert "AP +6.0" in text and "33 %" in text and "One seed, not conclusive" in text
     assert "2 times the updates (best on dev)" in text
+    text = render([*results, result(11, variant="wallclock", steps=205)], [], [])  # 30 of them are the burn-in
+    assert "took when it was begun (2.5 times the updates)" in text
 
     # chosen on dev, also where val would choose another
     on_val = [result(20, split="val"), result(11, variant="2x", split="val"), result(21, method="sed", split="val")]
