@@ -274,7 +274,7 @@ def make_job(
     # half-size labels SED still trains the level its half-size views need: then each has its own.
     half_size = bool(changes.get("half_size", base.half_size))
     shared = {**({"half_size": half_size} if not half_size else {}), "burn_in": burn / base.steps}
-    burn_in = from_dict(shared, replace(base, ema_decay=_decay(base, base.steps - burn)))
+    burn_in = from_dict(shared, replace(base, ema_decay=_decay(base, base.steps - burn), **LATER))
     if half_size or cell.method == "supervised":
         burn_in = replace(burn_in, method="supervised", unlabeled=())
     else:
@@ -309,6 +309,9 @@ BEFORE = {
 }
 """SED's settings that came later, and what they were before there was a choice: no part of a name then."""
 
+LATER: dict[str, Any] = {"hold": 0.0, "ema_end": 0.0}
+"""The same for settings of the schedule. They play no part in a burn-in."""
+
 GROUPS = {name: entry.group for name, entry in METHODS.items() if entry.group}
 """The settings that are one method's own."""
 
@@ -322,6 +325,9 @@ def identity(config: TrainConfig, inputs: Inputs, burn_in: TrainConfig | None = 
 
     def numbers(c: TrainConfig) -> dict[str, Any]:
         found = {key: value for key, value in to_dict(c).items() if key not in NOT_NUMBERS}
+        for key, value in LATER.items():
+            if found[key] == value:
+                del found[key]
         for method, group in GROUPS.items():
             if c.method != method:
                 del found[group]  # it plays no part there

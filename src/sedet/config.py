@@ -275,6 +275,8 @@ class TrainConfig:
     """AdamW weight decay (not on norms and biases)."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate after the burn-in: falls along a cosine, or stays. Before its end it stays."""
+    hold: float = 0.0
+    """Share of the steps after the burn-in that keep its rate, before the cosine begins."""
     warmup: float = 0.03
     """Share of the steps in which the rate rises from zero."""
     clip: float = 10.0
@@ -287,6 +289,8 @@ class TrainConfig:
     """Share of the steps over which the unlabelled weight rises after the burn-in."""
     ema_decay: float | None = None
     """Largest decay of the teacher's average. Default: it spans 0.3 of the steps after the burn-in."""
+    ema_end: float = 0.0
+    """Towards the end the average spans at most this share of the steps left, and at least 10 steps; 0: it stays."""
     half_size: bool = True
     """Train labelled images at half size too (as well as at full size)."""
     seed: int = 0

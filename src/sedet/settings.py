@@ -56,7 +56,7 @@ SYNONYMS = {
 }
 
 # Dotted names by the range of their values.
-SHARES = """backbone_rate warmup burn_in ramp ema_decay
+SHARES = """backbone_rate warmup burn_in ramp hold ema_decay ema_end
     views.flip views.vertical_flip views.jitter views.grey views.blur views.erase_limit
     sed.threshold sed.class_share sed.class_share_end sed.box_share sed.overlay
     dense_teacher.share stac.threshold unbiased_teacher.threshold soft_teacher.candidate_threshold

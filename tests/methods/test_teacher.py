@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sedet.methods.teacher import EMATeacher, ema_decay
+from sedet.methods.teacher import EMATeacher, ema_decay, settling_decay
 from tests import tiny
 
 
@@ -88,3 +88,12 @@ def test_decay() -> None:
     assert steps == sorted(steps) and steps[-1] == pytest.approx(1 - 1 / 150)
     assert ema_decay(3, 500, settled=True) == ema_decay(10**9, 500)  # after a burn-in nothing is to be forgotten
     assert ema_decay(3, 500, largest=0.5, settled=True) == 0.5
+
+
+def test_towards_the_end_the_average_gets_shorter() -> None:
+    assert settling_decay(0.99, 1000, 0.5) == 0.99  # 500 updates are longer than the hundred it spans
+    assert settling_decay(0.99, 100, 0.5) == pytest.approx(0.98)
+    assert settling_decay(0.99, 40, 0.5) == pytest.approx(0.95)
+    assert settling_decay(0.99, 3, 0.5) == settling_decay(0.99, 0, 0.5) == 0.9  # ten updates at least
+    assert settling_decay(0.5, 0, 0.5) == 0.5  # a shorter one is left alone
+    assert all(settling_decay(0.99, left, 0.0) == 0.99 for left in (0, 5, 100))

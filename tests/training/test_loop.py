@@ -107,6 +107,15 @@ def test_the_teacher_follows_the_student(data: Path, tmp_path: Path) -> None:
         assert equal_weights(saved["teacher"], saved["student"]) == (decay == 0.0)
 
 
+def test_towards_the_end_the_teacher_follows_closer(data: Path, tmp_path: Path) -> None:
+    for end in (0.0, 1.0):
+        run(data, tmp_path / str(end), method="supervised", unlabeled=(), ema_decay=0.99, ema_end=end)
+    for name, same in (("burn_in.pt", True), ("last.pt", False)):
+        one, other = (last(tmp_path / str(end), name) for end in (0.0, 1.0))
+        assert equal_weights(one["teacher"], other["teacher"]) == same
+        assert equal_weights(one["student"], other["student"])
+
+
 def test_a_run_without_val_ships_the_last_teacher(data: Path, tmp_path: Path) -> None:
     few = tiny.dataset(tmp_path / "few", labeled=1, unlabeled=1)
     _, outcome = run(few, tmp_path / "run", val=None, steps=3)

@@ -76,6 +76,16 @@ def test_rates_by_hand() -> None:
     assert rate_at(0, 10, 0, replace(CONFIG, warmup=0.0)) > 0
 
 
+def test_the_rate_is_held_for_a_share_of_what_follows_the_burn_in() -> None:
+    held = [rate_at(s, 100, 40, replace(CONFIG, hold=0.5)) for s in range(100)]
+    assert held[:40] == [rate_at(s, 100, 40, CONFIG) for s in range(40)] and set(held[40:70]) == {0.01}
+    assert held[70] == pytest.approx(0.01) and held[71] < 0.01
+    assert held[85] == pytest.approx(0.01 * (FINAL_RATE + (1 - FINAL_RATE) * 0.5))  # halfway down
+    assert held[70:] == sorted(held[70:], reverse=True) and held[99] == min(held[10:])
+    assert {rate_at(s, 100, 40, replace(CONFIG, hold=1.0)) for s in range(40, 100)} == {0.01}
+    assert rate_at(99, 100, 100, replace(CONFIG, hold=1.0)) == 0.01  # a burn-in alone
+
+
 def test_the_burn_in_does_not_depend_on_what_follows() -> None:
     short = [rate_at(s, 100, 40, CONFIG) for s in range(100)]
     long = [rate_at(s, 200, 40, replace(CONFIG, warmup=0.05)) for s in range(200)]

@@ -72,3 +72,14 @@ def ema_decay(step: int, steps_after_burn_in: int, largest: float | None = None,
     if largest is None:
         largest = min(max(1.0 - 1.0 / max(SPAN * steps_after_burn_in, 1e-6), 0.9), 0.9996)
     return largest if settled else min(largest, (1.0 + step) / (10.0 + step))
+
+
+def settling_decay(decay: float, left: int, share: float) -> float:
+    """A decay that spans no more than a share of the updates left, and at least 10 (our design).
+
+    While the rate falls the student settles, and an average of what it was before lags behind it.
+
+    Args:
+        decay: that of :func:`ema_decay`; left: updates to come; share: 0 leaves the decay as it is.
+    """
+    return decay if share <= 0 else min(decay, max(1.0 - 1.0 / max(share * left, 1.0), 0.9))

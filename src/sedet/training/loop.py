@@ -19,7 +19,7 @@ from sedet.detectors.build import Detector
 from sedet.errors import CheckpointError, TrainingError
 from sedet.evaluation.coco import Metrics
 from sedet.methods.method import Progress
-from sedet.methods.teacher import EMATeacher, ema_decay
+from sedet.methods.teacher import EMATeacher, ema_decay, settling_decay
 from sedet.training.checkpoint import save_checkpoint
 from sedet.training.memory import is_out_of_memory, out_of_memory_error, update_memory_error
 from sedet.training.optimizer import rate_at, set_rate
@@ -168,7 +168,10 @@ def train_loop(t: Training) -> None:
         state.summed += 1
         after = schedule.steps - schedule.burn_in  # the twin too: its average is as long as SED's
         settled = 0 < schedule.burn_in < state.step
-        t.teacher.update(t.student, ema_decay(state.step, after, config.ema_decay, settled))
+        decay = ema_decay(state.step, after, config.ema_decay, settled)
+        if state.step > schedule.burn_in:
+            decay = settling_decay(decay, schedule.steps - state.step, config.ema_end)
+        t.teacher.update(t.student, decay)
         t.log.tick(state, values, time.perf_counter() - started, progress)
         if schedule.evaluates_after(state.step):
             evaluate(t)

@@ -40,7 +40,8 @@ def build_optimizer(model: Detector, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def rate_at(step: int, total: int, burn_in: int, config: TrainConfig) -> float:
-    """Learning rate of an update: linear warm-up, the peak to the end of the burn-in, cosine to FINAL_RATE of it.
+    """Learning rate of an update: linear warm-up, the peak to the end of the burn-in and for the share ``hold`` of what
+    follows it, then a cosine to FINAL_RATE of it.
 
     The burn-in does not depend on what comes after it: runs of any length can share one (our design).
     """
@@ -49,6 +50,7 @@ def rate_at(step: int, total: int, burn_in: int, config: TrainConfig) -> float:
     if step < warmup:
         return config.rate * (step + 1) / warmup
     held = max(warmup, burn_in)
+    held += round(config.hold * (total - held))
     if config.schedule == "constant" or step < held:
         return config.rate
     share = (step - held) / max(1, total - held)
