@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 RECIPES = HERE / "recipes.yaml"
 
 DATASETS = ("coco-people", "bccd", "vehicles", "demo")
-DEMO_RECIPES = ("demo-long", "demo")
+DEMO_RECIPES = ("demo-hold", "demo-long", "demo")
 """What ``sedet demo`` does, and what it did before."""
 SPLITS = ("dev", "val")
 """dev: for everything that looks at scores while deciding. val: for the report, once a frozen configuration."""

@@ -24,7 +24,7 @@ DATA = ROOT.parent / "shared" / "data"
 # --- settings -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", ["demo-long", "demo", "cpu", "gpu", "gpu-r50", "tiny"])
+@pytest.mark.parametrize("recipe", ["demo-hold", "demo-long", "demo", "cpu", "gpu", "gpu-r50", "tiny"])
 def test_methods_and_lengths_share_one_burn_in(recipe: str) -> None:
     jobs = [job(recipe=recipe), job(recipe=recipe, variant="2x"), job(recipe=recipe, variant="hard-0.5")]
     jobs += [job(recipe=recipe, method="supervised", variant=v) for v in ("default", "2x", "4x")]
@@ -38,7 +38,7 @@ def test_no_variant_is_another_one(method: str) -> None:
 
     def ids(variant: str) -> tuple[str, ...]:
         length = 1.5 if variant == "wallclock" else None
-        recipes = ("tiny", "demo", "demo-long")
+        recipes = ("tiny", "demo", "demo-hold")
         return tuple(job(recipe=r, method=method, variant=variant, length=length).config_id for r in recipes)
 
     assert len({ids(v) for v in VARIANTS[method]}) == len(VARIANTS[method])
