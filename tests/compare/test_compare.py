@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from sedet.cli import main
+from sedet.compare import command as compare_command
 from sedet.compare.cells import Comparison, complete, make_cells, read_pool, shared_settings, write_data
 from sedet.compare.table import cells_of
 from sedet.compare.terms import keep_settings
@@ -224,6 +225,12 @@ def test_settings_from_words() -> None:
         (["--jobs", "0"], "--jobs must be 1 or more"),
         (["--set", "nothing=1"], "nothing"),
         (["--val", "nowhere.json"], "nowhere.json"),
+        (["--val", "nowhere.json", "--list"], "nowhere.json"),
+        (["--methods", "pseco", "--list"], "pseco is defined for the detector faster_rcnn, not for fcos"),
+        (["--set", "backbone=resnet5"], "resnet5"),
+        (["--set", "weights=nowhere.pth"], "nowhere.pth"),
+        (["--set", "burn_in=0"], "a burn-in of 0 of 6 steps is none"),
+        (["--set", "steps=1"], "a burn-in of 0.5 of 1 steps is none"),
     ],
 )
 def test_mistakes_cost_a_line_and_nothing_else(
@@ -236,6 +243,22 @@ def test_mistakes_cost_a_line_and_nothing_else(
     told = capsys.readouterr().err
     assert message in told and told.count("\n") == 1
     assert not (tmp_path / "c").exists()
+
+
+def test_a_file_of_settings_goes_over_the_protocol_s(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[TrainConfig] = []
+    monkeypatch.setattr(compare_command, "list_cells", lambda comparison: seen.append(comparison.settings))
+    file = tmp_path / "mine.yaml"
+    file.write_text("{image_size: 640, seed: 7, guard: false, labeled: l.json, method: csd}")
+    words = ["compare", str(data / "labeled.json"), "--val", str(data / "val.json"), "--list"]
+    assert main([*words, "--protocol", "coco-standard", "--config", str(file), "--set", "batch=4"]) == 0
+    assert main([*words, "--protocol", "coco-standard", "--set", "image_size=640", "batch=4"]) == 0
+    assert seen[0] == seen[1] and (seen[0].image_size, seen[0].batch, seen[0].backbone) == (640, 4, "resnet50")
+    file.write_text("init: mine.safetensors")
+    assert main([*words, "--config", str(file)]) == 2
+    assert "init: a comparison starts from" in capsys.readouterr().err
 
 
 def comparison(data: Path, out: Path, **changes: Any) -> Comparison:

@@ -61,7 +61,8 @@ class CompareOptions:
     unlabeled_data: str | None = None
     """Labelled data whose images join the pool without their labels."""
     config: str | None = None
-    """YAML file of settings of every training (those of sedet train)."""
+    """YAML file of settings of every training (those of sedet train), over the protocol's. Data, method, seed and guard
+    in it do not count: the comparison decides them."""
     set: tuple[str, ...] = ()
     """More of them, as KEY=VALUE: image_size=320 steps=6000 sed.gamma=2"""
     jobs: int | None = None
@@ -83,13 +84,13 @@ def compare(argv: Sequence[str]) -> int:
         from sedet.compare.protocols import load_protocol
 
         protocol = load_protocol(options.protocol, Path(options.root))
-        given = scan(CompareOptions, argv)
+        given = {*scan(CompareOptions, argv), *(["data"] if options.data is not None else [])}  # DATA has no flag
         kept = {key: value for key, value in protocol.options.items() if key not in given}
         if "percents" in given:
             kept.pop("shots", None)  # the flag takes its place
         options, base = replace(options, **kept), protocol.settings
     if options.config is not None:
-        base = settings.load_config(options.config)
+        base = own_settings(settings.load_config(options.config, base), options.config)
     if options.data is None or options.val is None:
         what = "DATA" if options.data is None else "--val"
         raise ConfigError(f"{what} is missing: labelled data to draw from, and --val to judge by, or a --protocol")
@@ -107,13 +108,49 @@ def compare(argv: Sequence[str]) -> int:
         options.unlabeled,
         options.unlabeled_data,
     )
-    if options.list:
-        list_cells(comparison)
-        return 0
-
     for method in dict.fromkeys(options.methods):  # told before any training
         make_method(replace(comparison.settings, method=method))  # type: ignore[arg-type]
+    if options.list:
+        for place in (options.data, options.val):
+            if not Path(place).exists():
+                raise ConfigError(f"{place}: there is no such file or folder")
+        list_cells(comparison)
+        return 0
     return run(comparison, options.jobs)
+
+
+def own_settings(config: TrainConfig, file: str) -> TrainConfig:
+    """A file's settings, without those that the comparison decides itself.
+
+    Raises:
+        ConfigError: they begin with a detector of one's own: methods are compared from the backbone's weights.
+    """
+    from sedet.compare.cells import OWN
+
+    if config.init:
+        raise ConfigError(f"{file}: init: a comparison starts from the backbone's weights. Remove the line")
+    defaults = TrainConfig()
+    return replace(config, **{name: getattr(defaults, name) for name in OWN})
+
+
+def try_settings(comparison: Comparison, pool: Pool) -> None:
+    """Meet once, before the folder is taken, what would end every training.
+
+    Raises:
+        ConfigError: a backbone or weights that are not there, or no burn-in to share.
+    """
+    from sedet.training import plan
+    from sedet.training.run import make_detector
+
+    every = len(pool.table)
+    given = replace(comparison.settings, method="sed")
+    config = plan.resolve(given, plan.resolve_device(given), every, 128, None, every)
+    if plan.make_schedule(config).burn_in < 1:
+        raise ConfigError(
+            f"a burn-in of {config.burn_in:g} of {config.steps} steps is none, and all methods start from one: "
+            "give --set burn_in=0.5, or more steps"
+        )
+    make_detector(config, pool.table.classes, None, None)
 
 
 def list_cells(comparison: Comparison) -> None:
@@ -153,6 +190,8 @@ def run(comparison: Comparison, jobs: int | None) -> int:
     pool = read_pool(comparison)
     if pool.left_out:
         say(f"{pool.left_out} images of {comparison.data} are left out: val shows them, or they are copies of others.")
+    if not (comparison.out / "comparison.json").is_file():
+        try_settings(comparison, pool)
     failed = run_jobs(make_jobs(comparison, pool), comparison.out, devices, threads, say)
     entries = summarize(comparison, pool.val)
     if entries:
