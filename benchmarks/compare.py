@@ -27,6 +27,7 @@ from benchmarks.rows import (
     COMPARISONS,
     RESULTS,
     Row,
+    best_variant,
     detections_file,
     load_rows,
     select,
@@ -42,6 +43,7 @@ METRICS: tuple[MetricName, ...] = ("ap", "ap50", "ap_small", "ap_medium", "ap_la
 ROUNDING = 0.02
 """AP by which a row and its detections may differ: boxes are kept with few digits."""
 
+SED = ("sed", "default")
 GROUP = ("dataset", "percent", "recipe", "split")
 RUN = ("fold", "seed")
 
@@ -60,10 +62,42 @@ def wanted(rows: Sequence[Row]) -> list[tuple[list[Row], list[Row]]]:
                 if first:
                     pairs.append((first, second) if method != "sed" else (second, first))
             if method not in ("sed", "supervised"):
-                first, second = paired(select(here, method="supervised", variant="default"), other)
+                first, second = paired(select(here, method="supervised", variant=strongest_twin(rows, here)), other)
                 if first:
                     pairs.append((first, second))
+        pairs += [pair for pair in [_beside_rivals(rows, here)] if pair and pair not in pairs]
     return pairs
+
+
+def strongest_twin(rows: Sequence[Row], here: Sequence[Row]) -> str:
+    """The twin that gains are counted over: the best on dev among those with a row of the group ``here``."""
+    there = {r["variant"] for r in select(here, method="supervised", teacher=True)}
+    usable = [r for r in rows if r["variant"] in there]
+    dev = {key: here[0][key] for key in ("dataset", "recipe", "percent")}
+    return best_variant(usable, **dev, method="supervised") or "default"
+
+
+def shared_runs(here: Sequence[Row], kinds: Sequence[tuple[str, str]]) -> set[tuple[int, int]]:
+    """The (fold, seed) that all of these (method, variant) have in a group."""
+    each = [_runs(select(here, method=method, variant=variant, teacher=True)).keys() for method, variant in kinds]
+    return set.intersection(*map(set, each)) if each else set()
+
+
+def methods_of(rows: Sequence[Row], here: Sequence[Row]) -> list[tuple[str, str]]:
+    """The (method, variant) of a group's table of methods: the strongest twin, SED, the others; none without these."""
+    teachers = select(here, teacher=True)
+    rivals = sorted({(r["method"], r["variant"]) for r in teachers if r["method"] not in ("sed", "supervised")})
+    own = [("supervised", strongest_twin(rows, here)), ("sed", "default")] if rivals else []
+    return [kind for kind in (*own, *rivals) if select(teachers, method=kind[0], variant=kind[1])]
+
+
+def _beside_rivals(rows: Sequence[Row], here: Sequence[Row]) -> tuple[list[Row], list[Row]] | None:
+    """Twin and SED over the runs that the other methods have too, where these have fewer."""
+    kinds = methods_of(rows, here)
+    runs = shared_runs(here, kinds)
+    twin, sed = (select(here, method=m, variant=v) for m, v in (("supervised", strongest_twin(rows, here)), SED))
+    first, second = paired(*([row for row in side if (row["fold"], row["seed"]) in runs] for side in (twin, sed)))
+    return (first, second) if first else None
 
 
 def paired(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], list[Row]]:

@@ -56,17 +56,24 @@ def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
 
 
 def best_variant(rows: Sequence[Row], **cell: Any) -> str | None:
-    """The variant of a method with the highest AP of the teacher on dev, mean over its seeds and folds.
+    """The variant of a method with the highest AP of the teacher on dev, on average over what the default has too.
 
     This is how the strongest twin is chosen: on dev, never on what is reported. Trials (variants with settings
-    of their own) do not count.
+    of their own) do not count, nor do variants without a (fold, seed) that the default has too.
     """
-    found = [row for row in select(rows, **cell, split="dev", teacher=True) if not row["trial"]]
-    means = {
-        variant: float(np.mean([row["ap"] for row in found if row["variant"] == variant]))
-        for variant in sorted({row["variant"] for row in found})
+    found = [row for row in select(rows, **cell, split="dev", teacher=True) if not row.get("trial")]
+    aps: dict[str, dict[Any, float]] = {}
+    for row in found:
+        aps.setdefault(row["variant"], {})[row["percent"], row["fold"], row["seed"]] = row["ap"]
+    usual = aps.get("default")
+    if usual is None:
+        return max(sorted(aps), key=lambda v: float(np.mean([*aps[v].values()])), default=None)
+    ahead = {
+        variant: float(np.mean([own[run] - usual[run] for run in shared]))
+        for variant, own in sorted(aps.items())
+        if (shared := own.keys() & usual.keys())
     }
-    return max(means, key=lambda v: (means[v], v == "default"), default=None)
+    return max(ahead, key=lambda v: (ahead[v], v == "default"))
 
 
 def load_command(name: str, folder: Path = RESULTS) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.compare import identity, wanted
+from benchmarks.compare import identity, strongest_twin, wanted
 from benchmarks.rows import Row, best_variant, select
 
 GROUP = ("dataset", "recipe", "split", "percent")
@@ -76,10 +76,8 @@ def ceiling_rows(rows: Sequence[Row], group: dict[str, Any]) -> list[Row]:
 
 def best_twin(rows: Sequence[Row], group: dict[str, Any]) -> str:
     """The twin that gains are counted over: the best on dev among those with a row here."""
-    here = {r["variant"] for r in select(rows, **group, method="supervised", teacher=True)}
-    dev = {key: group[key] for key in ("dataset", "recipe", "percent")}
-    usable = [r for r in rows if r["variant"] in here]
-    return best_variant(usable, **dev, method="supervised") or "default"
+    here = select(rows, **group)
+    return strongest_twin(rows, here) if here else "default"
 
 
 def interval(

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import challenges
 from benchmarks import compare as comparing
-from benchmarks.compare import identity, load_comparisons, still_of
+from benchmarks.compare import identity, load_comparisons, still_of, wanted
 from benchmarks.pages import demo_part, fill, readme_parts, suite_part
 from benchmarks.rows import (
     RESULTS,
@@ -148,6 +148,26 @@ def test_methods_stand_in_one_table_the_best_first() -> None:
     assert "\n| dense-teacher, the surest 10 % of the regions | 13.0 |" in render(results, made, [])
     short = readme_parts(results, made)["methods-table"]
     assert "| stac | 12.0 | 24.0 | +2.0 [+1.3, +6.5] | 10 % | +2.0 [+0.5, +3.5] |" in short
+
+
+def test_methods_are_compared_over_the_runs_that_all_have() -> None:
+    results = [result(10 + f, fold=f) for f in (1, 2)] + [result(14 + f, fold=f, method="sed") for f in (1, 2)]
+    results += [result(13, fold=1, method="csd"), result(30, percent=100.0), result(11.5, fold=1, variant="2x")]
+    rows = [row for r in results for row in r["rows"]]
+    lines = [line for line in render(results, [], []).split("### Methods")[1].splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in lines[2:5]] == ["| **sed**", "| csd", "| supervised, 2 times the updates"]
+    assert lines[2].split(" | ")[1] == "15.0", "not the mean over both folds"
+    assert lines[3].split(" | ")[7:11] == ["+1.5", "", "8 %", "+2.0"], "over the strongest twin"
+    pairs = [(a[0]["method"], a[0]["variant"], b[0]["method"], len(a)) for a, b in wanted(rows)]
+    assert ("supervised", "2x", "csd", 1) in pairs and ("supervised", "2x", "sed", 1) in pairs
+    assert ("supervised", "default", "sed", 2) in pairs and len(set(pairs)) == len(pairs)
+
+
+def test_the_strongest_twin_is_chosen_over_shared_runs() -> None:
+    rows = [result(a, fold=f)["rows"][0] for f, a in ((1, 20.0), (2, 10.0))]
+    rows += [result(19, fold=1, variant="2x")["rows"][0], result(99, fold=3, variant="4x")["rows"][0]]
+    assert best_variant(rows, dataset="coco-people") == "default", "19 is more than the mean of 20 and 10, not than 20"
+    assert best_variant(rows[2:], dataset="coco-people") == "4x" and best_variant([], dataset="bccd") is None
 
 
 def test_hard_labels_are_counted_at_their_own_threshold() -> None:
