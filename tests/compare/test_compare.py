@@ -71,6 +71,11 @@ def test_every_cell_has_a_row_and_the_table_adds_up(finished: Path) -> None:
     ]
     rows = [json.loads((finished / "rows" / name).read_text()) for name in names]
     assert all(row["selection"] == "last teacher" and row["seconds"] > 0 and row["memory"] > 0 for row in rows)
+    for name, row in zip(names, rows, strict=True):
+        part = name.rsplit("-", 1)[0]
+        burn, own = (json.loads((finished / "runs" / file).read_text()) for file in (f"{part}-burn-in.json", name))
+        assert row["seconds"] == round(burn["seconds"] + own["seconds"], 1), "a cell costs what it shares too"
+        assert row["burn_in_seconds"] == round(burn["seconds"], 1) and row["memory"] == own["memory"]
     table = json.loads((finished / "table.json").read_text())
     assert [(e["percent"], e["method"], e["runs"]) for e in table] == [
         (40, "supervised", 2),

@@ -79,6 +79,20 @@ def test_its_loss_is_the_detectors_own_with_these_labels(detector: str) -> None:
     assert all(p.grad is None for p in teacher.parameters())
 
 
+def test_the_threshold_decides_what_is_a_label() -> None:
+    model, teacher = NETWORKS["fcos"](1), NETWORKS["fcos"](2).eval()
+    _, more = batches()
+    found = teacher_detections(teacher, more, 0.001)
+    least = min(float(d.scores.max()) for d in found) * 0.8
+    labels = as_labels([confident(d, least) for d in found], more, 0.7)
+    assert sum(len(t.boxes) for t in labels) > len(labels), "more than the best of each image"
+    got = step(STAC(STACConfig(threshold=least, weight=1.0)), model, teacher)
+    want = model.loss(model(more.strong.float() / 255, more.content), labels)
+    torch.testing.assert_close(got["stac_class"], want["class"], rtol=1e-4, atol=1e-6)
+    usual = step(STAC(STACConfig(weight=1.0)), model, teacher)["stac_class"]
+    assert float((usual - want["class"]).detach().abs()) > 1e-3
+
+
 def test_the_burn_in_is_supervised() -> None:
     method, model, teacher = STAC(STACConfig()), NETWORKS["fcos"](1), NETWORKS["fcos"](2).eval()
     given, _ = batches()

@@ -99,6 +99,34 @@ def test_labelled_images_in_both_forms(detector: str, half_size: bool) -> None:
     torch.testing.assert_close(got["unbiased_class"], 3 * own["class"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("half_size", [True, False])
+def test_every_view_has_the_focal_loss_of_the_second_stage(half_size: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faster R-CNN: strong, weak and half view of labelled images, and the strong one of unlabelled ones."""
+    model, teacher = NETWORKS["faster_rcnn"](1), NETWORKS["faster_rcnn"](2).eval()
+    asked: list[tuple[float, int, tuple[int, ...]]] = []
+    heights: list[float] = []
+
+    def loss(regions: Any, targets: Any, gamma: float = 0.0) -> dict[str, Tensor]:
+        asked.append((gamma, len(targets), tuple(len(t.boxes) for t in targets)))
+        heights.append(float(targets[0].boxes[:, 3].max()) if len(targets[0].boxes) else 0.0)
+        value = torch.tensor(2.0 ** len(asked))
+        return dict.fromkeys(("class", "box", "rpn_class", "rpn_box"), value)
+
+    monkeypatch.setattr(model, "loss", loss)
+    got = step(UnbiasedTeacher(replace(EASY, weight=3.0), half_size), model, teacher)
+    assert [gamma for gamma, _, _ in asked] == [1.5] * (4 if half_size else 3)
+    assert all(count == 2 for _, count, _ in asked) and asked[0] == asked[1]
+    half = [heights[0] / 2] if half_size else []
+    assert heights[: 2 + len(half)] == [heights[0], heights[0], *half]
+    both = (2 + 4) / 2
+    want = (both + 8) / 2 if half_size else both
+    assert {name: float(v) for name, v in got.items() if name.startswith("sup_")} == dict.fromkeys(
+        ("sup_class", "sup_box", "sup_rpn_class", "sup_rpn_box"), want
+    )
+    last = 2.0 ** len(asked)
+    assert (float(got["unbiased_class"]), float(got["unbiased_rpn_class"])) == (3 * last, 3 * last)
+
+
 @pytest.mark.parametrize("detector", NETWORKS)
 def test_the_burn_in_is_supervised(detector: str) -> None:
     model, teacher = NETWORKS[detector](1), NETWORKS[detector](2).eval()
