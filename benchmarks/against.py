@@ -158,6 +158,7 @@ def ablation_name(row: Row) -> str:
         "no-overlay": "unlabelled images as they are, not in pairs",
         "fast-teacher": "a teacher that follows fast (decay 0.93)",
         "weak-view": "student sees the weak view",
+        "strong-view": "student sees the strong view",
         "sharper": "classes sharpened, temperature 0.5",
         "no-half-labeled": "labels at full size only (own burn-in)",
     }

@@ -64,6 +64,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "no-overlay": {"sed.overlay": 0.0},  # where the recipe has it on
         "fast-teacher": {"ema_decay": 0.93},
         "weak-view": {"sed.student_view": "weak"},
+        "strong-view": {"sed.student_view": "strong"},  # where the recipe has the weak one
         "sharper": {"sed.temperature": 0.5},
         # hard labels with the detector's whole loss, as is usual, and with the class term alone
         **{f"hard-{t}": {**HARD, "sed.threshold": t} for t in THRESHOLDS},

@@ -239,12 +239,17 @@ def test_what_is_said_of_the_challenges_follows_from_the_numbers() -> None:
             "localization": {"mean_iou": iou},
             "consistency": {"all": {"difference": difference, "iou": 0.8}},
             "calibration": {"from_cut": {"ece": 0.1}},
+            "imbalance": {"weights": {"share_of_regions": 0.47, "share_of_weight": 0.506}},
         }
 
     said = challenges.reading({"twin": facts(0.4, 0.7, 0.2), "SED": facts(0.3, 0.6, 0.2)})
-    assert said == ("- Against *twin*, SED has: fewer objects lost at 0.5. Not: boxes that lie better.\n"), (
-        "what is equal is neither"
+    same = (*challenges.GOALS[2:],)
+    assert said == (
+        "- Against *twin*, SED has: fewer objects lost at 0.5. Not: boxes that lie better. "
+        f"No difference: {'; '.join(same)}.\n- In SED, objects are 47 % of the regions and 51 % of the weight.\n"
     )
+    near = challenges.reading({"twin": facts(0.4, 0.7, 0.2), "SED": facts(0.395, 0.709, 0.191)})
+    assert f"SED has: nothing better. Not: –. No difference: {'; '.join(challenges.GOALS)}." in near
     unknown = challenges.reading({"twin": facts(0.4, None, 0.2), "SED": facts(0.5, 0.6, 0.1)})
     assert "lie better" not in unknown and "Not: fewer objects lost at 0.5" in unknown
     assert challenges.reading({"twin": facts(0.4, 0.7, 0.2)}) == ""
