@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from statistics import mean
 from typing import Any
 
-from benchmarks.compare import SED, methods_of, shared_runs
+from benchmarks.compare import SED, compared_methods
 from benchmarks.rows import Row, select
 from benchmarks.values import (
     HEADINGS,
@@ -36,19 +37,18 @@ def methods_lines(rows: Sequence[Row], group: dict[str, Any], comparisons: Seque
 
     None if SED stands alone.
     """
-    here = select(rows, **group)
-    kinds = methods_of(rows, here) if here else []
-    runs = shared_runs(here, kinds)
-    if SED not in kinds or not runs:
+    kinds, runs = compared_methods(rows, select(rows, **group))
+    if not runs:
         return []
     twin = ("supervised", best_twin(rows, group))
     top = ceiling_rows(rows, group)
     # an interval must be of the very runs that stand in the line
     beside = [r for r in rows if any(r[k] != v for k, v in group.items()) or (r["fold"], r["seed"]) in runs]
-    sed, twin_rows = (cell_rows(beside, group, method=m, variant=v) for m, v in (SED, twin))
+    of = {kind: cell_rows(beside, group, method=kind[0], variant=kind[1]) for kind in kinds}
+    sed, twin_rows = of[SED], of[twin]
     lines = []
-    for method, variant in kinds:
-        found = cell_rows(beside, group, method=method, variant=variant)
+    for method, variant in sorted(kinds, key=lambda kind: -mean(row["ap"] for row in of[kind])):
+        found = of[method, variant]
         lead = "" if method == "sed" else signed(gain_of(found, sed))
         sure = "" if method == "sed" else interval(beside, comparisons, group, (method, variant), SED)
         gained = method != "supervised"
@@ -65,7 +65,19 @@ def methods_lines(rows: Sequence[Row], group: dict[str, Any], comparisons: Seque
                 str(len(found)),
             ]
         )
-    return sorted(lines, key=lambda line: -float(line[1].split()[0]))
+    return lines
+
+
+def over_all_runs(rows: Sequence[Row], group: dict[str, Any]) -> str:
+    """What SED gains over every run that it and the twin have, where the table of methods has fewer."""
+    _, runs = compared_methods(rows, select(rows, **group))
+    kinds = (SED, ("supervised", best_twin(rows, group)))
+    sed, twin = (cell_rows(rows, group, method=method, variant=variant) for method, variant in kinds)
+    gains = gain_of(twin, sed)
+    if len(gains) <= len(runs):
+        return ""
+    each = ", ".join(f"{gain:+.1f}" for gain in gains)
+    return f"Over all {len(gains)} runs of the two SED gains {signed(gains)} ({each}).\n"
 
 
 def method_name(method: str, variant: str) -> str:
@@ -86,7 +98,7 @@ def methods_table(rows: Sequence[Row], group: dict[str, Any], comparisons: Seque
         "no comparison.\n"
     )
     few = "" if all(line[-1] != "1" for line in lines) else "**One seed, not conclusive.**\n"
-    return f"### Methods: {heading(group)}\n\n" + table(headings, lines) + note + few
+    return f"### Methods: {heading(group)}\n\n" + table(headings, lines) + note + over_all_runs(rows, group) + few
 
 
 def methods_part(rows: Sequence[Row], shown: Sequence[dict[str, Any]], comparisons: Sequence[Any]) -> dict[str, str]:
@@ -99,7 +111,8 @@ def methods_part(rows: Sequence[Row], shown: Sequence[dict[str, Any]], compariso
             headings = ["", "AP", "AP50", "gain [95 %]", "of the gap", "SED's lead [95 %]", "runs"]
             size = pool_size(rows, group)
             title = f"{group['dataset']}, {group['percent']:g} % of {size}, `{group['recipe']}`, {group['split']}:"
-            parts.append(f"{title}\n\n{table(headings, picked)}")
+            more = over_all_runs(rows, group)
+            parts.append(f"{title}\n\n{table(headings, picked)}" + (f"\n{more}" if more else ""))
     return {"methods-table": "\n".join(parts).rstrip()} if parts else {}
 
 

@@ -77,27 +77,34 @@ def strongest_twin(rows: Sequence[Row], here: Sequence[Row]) -> str:
     return best_variant(usable, **dev, method="supervised") or "default"
 
 
-def shared_runs(here: Sequence[Row], kinds: Sequence[tuple[str, str]]) -> set[tuple[int, int]]:
-    """The (fold, seed) that all of these (method, variant) have in a group."""
-    each = [_runs(select(here, method=method, variant=variant, teacher=True)).keys() for method, variant in kinds]
-    return set.intersection(*map(set, each)) if each else set()
+def compared_methods(rows: Sequence[Row], here: Sequence[Row]) -> tuple[list[tuple[str, str]], set[tuple[int, int]]]:
+    """The (method, variant) of a group's table of methods, and the (fold, seed) that all of them have.
 
-
-def methods_of(rows: Sequence[Row], here: Sequence[Row]) -> list[tuple[str, str]]:
-    """The (method, variant) of a group's table of methods: the strongest twin, SED, the others; none without these."""
+    The strongest twin, SED, and each other method that leaves a run to compare; nothing where there is no other.
+    """
     teachers = select(here, teacher=True)
     rivals = sorted({(r["method"], r["variant"]) for r in teachers if r["method"] not in ("sed", "supervised")})
-    own = [("supervised", strongest_twin(rows, here)), ("sed", "default")] if rivals else []
-    return [kind for kind in (*own, *rivals) if select(teachers, method=kind[0], variant=kind[1])]
+    if not rivals:
+        return [], set()
+    each = {kind: {*_runs(select(teachers, method=kind[0], variant=kind[1]))} for kind in rivals}
+    own = [("supervised", strongest_twin(rows, here)), SED]
+    runs = set.intersection(*({*_runs(select(teachers, method=m, variant=v))} for m, v in own))
+    kinds = list(own)
+    for kind in sorted(rivals, key=lambda kind: -len(each[kind] & runs)):
+        if each[kind] & runs:
+            runs &= each[kind]
+            kinds.append(kind)
+    return (kinds, runs) if len(kinds) > len(own) else ([], set())
 
 
 def _beside_rivals(rows: Sequence[Row], here: Sequence[Row]) -> tuple[list[Row], list[Row]] | None:
     """Twin and SED over the runs that the other methods have too, where these have fewer."""
-    kinds = methods_of(rows, here)
-    runs = shared_runs(here, kinds)
-    twin, sed = (select(here, method=m, variant=v) for m, v in (("supervised", strongest_twin(rows, here)), SED))
+    kinds, runs = compared_methods(rows, here)
+    if not runs:
+        return None
+    twin, sed = (select(here, method=m, variant=v) for m, v in kinds[:2])
     first, second = paired(*([row for row in side if (row["fold"], row["seed"]) in runs] for side in (twin, sed)))
-    return (first, second) if first else None
+    return first, second
 
 
 def paired(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], list[Row]]:

@@ -23,7 +23,7 @@ from sedet.config import TrainConfig
 from sedet.detectors.build import Detector
 from sedet.detectors.file import load_detector
 from sedet.detectors.regions import Detections
-from sedet.errors import ConfigError
+from sedet.errors import ConfigError, DataError
 from sedet.evaluation.coco import Metrics, coco_metrics
 from sedet.evaluation.pseudo_labels import pseudo_label_quality
 from sedet.evaluation.stored import save_detections
@@ -125,11 +125,14 @@ def planned(cell: Cell, setting: Setting) -> tuple[Recipe, CellData, Job]:
 
 
 def state(cell: Cell, setting: Setting) -> str:
-    """``missing``, ``done``, or ``other``: there is a row, but of other settings or data, so that it stays alone."""
+    """``missing``, ``done``, ``other`` (a row of other settings or data), or ``done?`` where the data are not here."""
     known = rows.read_result(setting.results / f"{cell.name}.json")
     if known is None:
         return "missing"
-    return "done" if planned(cell, setting)[2].config_id == known["config_id"] else "other"
+    try:
+        return "done" if planned(cell, setting)[2].config_id == known["config_id"] else "other"
+    except DataError:
+        return "done?"
 
 
 def refuse(cell: Cell, setting: Setting) -> None:

@@ -127,6 +127,7 @@ def test_changed_settings_do_not_pass_for_done(setting: Setting, tmp_path: Path)
     changed = replace(setting, recipes=recipes)
     twin = cell(method="supervised")
     assert [state(twin, setting), state(twin, changed), state(cell(), setting)] == ["done", "other", "missing"]
+    assert state(twin, replace(setting, data=tmp_path / "nowhere")) == "done?"
     with pytest.raises(ConfigError, match="other settings or data"):
         measure(cell(method="supervised"), changed)
     measure(cell(method="supervised"), replace(changed, replace_rows=True))

@@ -158,6 +158,12 @@ def test_methods_are_compared_over_the_runs_that_all_have() -> None:
     assert [line.split(" | ")[0] for line in lines[2:5]] == ["| **sed**", "| csd", "| supervised, 2 times the updates"]
     assert lines[2].split(" | ")[1] == "15.0", "not the mean over both folds"
     assert lines[3].split(" | ")[7:11] == ["+1.5", "", "8 %", "+2.0"], "over the strongest twin"
+    assert "Over all 2 runs of the two SED gains +4.0 ± 0.0 (+4.0, +4.0)." in render(results[:6], [], [])
+    elsewhere = [*results, result(50, fold=7, method="mixpl")]  # shares no run with SED: it is left out, not the table
+    assert "| csd |" in render(elsewhere, [], []) and "| mixpl |" not in render(elsewhere, [], [])
+    near = [result(10), result(14.01, method="sed"), result(14.04, method="csd")]
+    text = render(near, [], []).split("### Methods")[1]
+    assert 0 < text.index("| csd | 14.0 |") < text.index("| **sed** | 14.0 |"), "what rounds alike is not equal"
     pairs = [(a[0]["method"], a[0]["variant"], b[0]["method"], len(a)) for a, b in wanted(rows)]
     assert ("supervised", "2x", "csd", 1) in pairs and ("supervised", "2x", "sed", 1) in pairs
     assert ("supervised", "default", "sed", 2) in pairs and len(set(pairs)) == len(pairs)

@@ -235,6 +235,7 @@ def test_settings_from_words() -> None:
         (["--set", "backbone=resnet5"], "resnet5"),
         (["--set", "weights=nowhere.pth"], "nowhere.pth"),
         (["--set", "burn_in=0"], "a burn-in of 0 of 6 steps is none"),
+        (["--set", "ratio=0.5", "accumulate=2"], "batch x ratio (1) must be a multiple"),
         (["--set", "steps=1"], "a burn-in of 0.5 of 1 steps is none"),
     ],
 )
@@ -263,7 +264,30 @@ def test_a_file_of_settings_goes_over_the_protocol_s(
     assert seen[0] == seen[1] and (seen[0].image_size, seen[0].batch, seen[0].backbone) == (640, 4, "resnet50")
     file.write_text("init: mine.safetensors")
     assert main([*words, "--config", str(file)]) == 2
-    assert "init: a comparison starts from" in capsys.readouterr().err
+    assert "mine.yaml: init: a comparison starts from" in capsys.readouterr().err
+    protocol = tmp_path / "own.yaml"
+    protocol.write_text("{about: x, data: d.json, val: v.json, settings: {init: mine.safetensors}}")
+    file.write_text("steps: 4")
+    assert main([*words, "--protocol", str(protocol), "--config", str(file)]) == 2
+    assert "own.yaml: init: a comparison starts from" in capsys.readouterr().err
+
+
+def test_own_data_beside_a_protocol_leave_its_folders_out(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Comparison] = []
+    monkeypatch.setattr(compare_command, "run", lambda comparison, jobs: seen.append(comparison) or 0)
+    words = ["compare", str(data / "labeled.json"), "--val", str(data / "val.json")]
+    for name in ("coco-standard", "coco-additional", "voc"):
+        assert main([*words, "--protocol", name, "--percents", "40"]) == 0
+        told = seen[-1]
+        assert (told.images, told.val_images, told.unlabeled, told.unlabeled_data) == (None, None, (), None)
+        assert len(read_pool(told).table) == 8
+
+
+def test_list_takes_a_split(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "voc"
+    (folder / "ImageSets").mkdir(parents=True)
+    assert main(["compare", f"{folder}:train", "--val", f"{folder}:val", "--list"]) == 0
+    assert "missing" in capsys.readouterr().out
 
 
 def comparison(data: Path, out: Path, **changes: Any) -> Comparison:

@@ -254,9 +254,11 @@ def test_cost_is_counted_by_kind_of_step(
     assert cost is not None and cost.seconds == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("zoom", "first", "timed"), [(0.0, None, None), (1.3, 2, 0), (2.0, 2, 1), (2.8, 2, 2)])
+@pytest.mark.parametrize(
+    ("zoom", "first", "timed"), [(0.0, None, [None]), (1.3, 2, [0, 1]), (2.0, 2, [1, 2]), (2.8, 2, [2])]
+)
 def test_memory_is_measured_with_every_image_doubled_and_time_with_the_usual_share(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zoom: float, first: int | None, timed: int | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zoom: float, first: int | None, timed: list[int | None]
 ) -> None:
     """Which images the teacher sees at double size is chance: some later step will double them all."""
     monkeypatch.setattr(probe, "SHORTEST", 0)
@@ -272,7 +274,9 @@ def test_memory_is_measured_with_every_image_doubled_and_time_with_the_usual_sha
 
     monkeypatch.setattr(probe, "_micro_step", micro)
     probe.measure(given, 2, 4)
-    assert seen == [first, timed]
+    assert seen == [first, *timed]
+    share = given.data.doubled_share
+    assert sum(part * count for count, part in probe._counts(2 * share)) == pytest.approx(2 * share)
 
 
 def test_decoding_is_paid_once_where_the_cache_holds_all() -> None:

@@ -77,6 +77,7 @@ def compare(argv: Sequence[str]) -> int:
         raise ConfigError(f"--jobs must be 1 or more, not {options.jobs}")
 
     from sedet.compare.cells import Comparison, make_cells, shared_settings
+    from sedet.data.formats import find_source
     from sedet.methods.build import make_method
 
     base = TrainConfig()
@@ -86,9 +87,15 @@ def compare(argv: Sequence[str]) -> int:
         protocol = load_protocol(options.protocol, Path(options.root))
         given = {*scan(CompareOptions, argv), *(["data"] if options.data is not None else [])}  # DATA has no flag
         kept = {key: value for key, value in protocol.options.items() if key not in given}
-        if "percents" in given:
-            kept.pop("shots", None)  # the flag takes its place
-        options, base = replace(options, **kept), protocol.settings
+        # What a flag takes the place of goes with what belongs to it.
+        for flag, others in (
+            ("percents", ["shots"]),
+            ("data", ["images", "unlabeled", "unlabeled_data"]),
+            ("val", ["val_images"]),
+        ):
+            kept = {key: value for key, value in kept.items() if flag not in given or key not in others}
+        base = own_settings(protocol.settings, options.protocol)
+        options = replace(options, **kept)
     if options.config is not None:
         base = own_settings(settings.load_config(options.config, base), options.config)
     if options.data is None or options.val is None:
@@ -112,8 +119,7 @@ def compare(argv: Sequence[str]) -> int:
         make_method(replace(comparison.settings, method=method))  # type: ignore[arg-type]
     if options.list:
         for place in (options.data, options.val):
-            if not Path(place).exists():
-                raise ConfigError(f"{place}: there is no such file or folder")
+            find_source(place)
         list_cells(comparison)
         return 0
     return run(comparison, options.jobs)
@@ -137,9 +143,11 @@ def try_settings(comparison: Comparison, pool: Pool) -> None:
     """Meet once, before the folder is taken, what would end every training.
 
     Raises:
-        ConfigError: a backbone or weights that are not there, or no burn-in to share.
+        ConfigError: a backbone, weights or a logger that are not there, a batch that cannot be parted, or no burn-in to
+            share.
     """
     from sedet.training import plan
+    from sedet.training.loggers import check_loggers
     from sedet.training.run import make_detector
 
     every = len(pool.table)
@@ -150,6 +158,9 @@ def try_settings(comparison: Comparison, pool: Pool) -> None:
             f"a burn-in of {config.burn_in:g} of {config.steps} steps is none, and all methods start from one: "
             "give --set burn_in=0.5, or more steps"
         )
+    mixed = any(cell.method != "supervised" for cell in comparison.cells)
+    plan.check_batch(config if mixed else replace(config, method="supervised"), world=1)
+    check_loggers(config.loggers)
     make_detector(config, pool.table.classes, None, None)
 
 

@@ -50,12 +50,10 @@ def read_table(source: str | Path, images: str | Path | None = None, split: str 
 
 
 def _read(source: str, images: str | Path | None, split: str | None) -> AnnotationTable:
-    path, explicit = _parse(source)
+    path, explicit = find_source(source)
     folder = _folder(images)
     if path.is_dir():
         return _read_folder(path, folder, explicit or split, explicit is not None)
-    if not path.exists():
-        raise DataError("there is no such file or folder", path, f"Give {_KNOWN}")
     suffix = path.suffix.lower()
     if suffix == ".json":
         if explicit:
@@ -88,6 +86,18 @@ def align_classes(table: AnnotationTable, classes: Sequence[str]) -> AnnotationT
         ids.append(known.get(name, unused))
         unused += name not in known
     return replace(table, classes=tuple(classes), objects=tuple(objects), category_ids=tuple(ids))
+
+
+def find_source(source: str) -> tuple[Path, str | None]:
+    """Path and explicit split of labelled data that are there.
+
+    Raises:
+        DataError: there is no such file or folder.
+    """
+    path, explicit = _parse(source)
+    if not path.exists():
+        raise DataError("there is no such file or folder", path, f"Give {_KNOWN}")
+    return path, explicit
 
 
 def _parse(source: str) -> tuple[Path, str | None]:

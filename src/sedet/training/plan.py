@@ -175,6 +175,22 @@ def make_schedule(config: TrainConfig) -> Schedule:
     )
 
 
+def check_batch(config: TrainConfig, world: int) -> int:
+    """Unlabelled images of a batch, from complete settings.
+
+    Raises:
+        ConfigError: a batch cannot be shared by the processes, or taken in the parts that were asked for.
+    """
+    batch = config.batch or 0
+    unlabeled = max(1, round(config.ratio * batch)) if config.method != "supervised" else 0
+    for name, size in (("batch", batch), ("batch x ratio", unlabeled)):
+        if size % (world * config.accumulate):
+            raise ConfigError(
+                f"{name} ({size}) must be a multiple of processes x accumulate ({world} x {config.accumulate})"
+            )
+    return unlabeled
+
+
 def as_long_as(config: TrainConfig, run: Path) -> TrainConfig:
     """The settings with the length of a run whose burn-in is to be shared, where they leave it open."""
     saved = run / "config.yaml"

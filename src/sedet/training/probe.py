@@ -7,6 +7,7 @@ written. Only images that are decoded on the way may stay in the cache, where th
 from __future__ import annotations
 
 import copy
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -189,13 +190,16 @@ def _seconds(work: Work, start: int, stop: int, repeats: int) -> tuple[float, in
             optimizer.zero_grad()
             teacher.update(student, 0.999)
 
-        usual = unlabeled and doubled_images(unlabeled, data.doubled_share)
         # The first time is slower, and is a small part of a run. It takes the most memory that a step may take.
-        micro(b=unlabeled and doubled_images(unlabeled, 1.0 if data.doubled_share else 0.0))
+        micro(b=unlabeled and doubled_images(unlabeled, len(unlabeled) if data.doubled_share else 0))
         update()
-        computing = _timed(partial(micro, b=usual), repeats, work.fabric.device)
+        computing = 0.0
+        for count, part in _counts(data.doubled_share * len(unlabeled)) if unlabeled else [(0, 1.0)]:
+            usual = unlabeled and doubled_images(unlabeled, count)
+            computing += part * _timed(partial(micro, b=usual), repeats, work.fabric.device)
+            probed += repeats
         updating = _timed(update, 1, work.fabric.device)
-        probed += 1 + repeats
+        probed += 1
         images = len(data.labeled) + (len(data.unlabeled) if unlabeled_batch else 0)
         drawn = updates * schedule.accumulate * (data.batch + unlabeled_batch)
         loading = load.seconds(data.batch + unlabeled_batch, drawn, images, _fits(work, images)) / max(1, workers)
@@ -207,11 +211,17 @@ def _seconds(work: Work, start: int, stop: int, repeats: int) -> tuple[float, in
     return total, probed
 
 
-def doubled_images(batch: Batch, share: float) -> Batch:
-    """An unlabelled batch in which this share of the images (rounded) has a double view, of any pixels."""
+def _counts(expected: float) -> list[tuple[int, float]]:
+    """Whole numbers on both sides of an expected one, each with its part of the time."""
+    low = math.floor(expected)
+    above = expected - low
+    return [(low, 1.0)] if above < 1e-6 else [(low, 1.0 - above), (low + 1, above)]
+
+
+def doubled_images(batch: Batch, count: int) -> Batch:
+    """An unlabelled batch in which so many images have a double view, of any pixels."""
     if batch.weak_double is None:
         return batch
-    count = round(share * len(batch))
     pixels = batch.weak_double.new_zeros(count, *batch.weak_double.shape[1:])
     return replace(batch, weak_double=pixels, doubled=torch.arange(count))
 

@@ -129,12 +129,7 @@ def _train(config: TrainConfig, resume: Path | None, held: ExitStack) -> Outcome
     assert config.batch and config.image_size and config.backbone
     batch = config.batch
     world = fabric.world_size
-    unlabeled_batch = max(1, round(config.ratio * config.batch)) if config.method != "supervised" else 0
-    for name, size in (("batch", config.batch), ("batch x ratio", unlabeled_batch)):
-        if size % (world * config.accumulate):
-            raise ConfigError(
-                f"{name} ({size}) must be a multiple of processes x accumulate ({world} x {config.accumulate})"
-            )
+    unlabeled_batch = plan.check_batch(config, world)
 
     torch.manual_seed(config.seed)
     student = make_detector(config, data.labeled.classes, warm, saved, saved_at)
