@@ -53,11 +53,11 @@ def other_starts(rows: Sequence[Row], group: dict[str, Any]) -> str:
         if run not in runs or row["variant"] in OWN_START:
             continue
         if abs(row["burn_in_ap"] - runs[run]["burn_in_ap"]) >= 0.005:
-            found.setdefault(run, []).append(f"{row['method']} {row['variant']} {row['burn_in_ap']:.1f}")
+            found.setdefault(run, []).append(f"{row['method']} {row['variant']} {row['burn_in_ap']:.2f}")
     if not found:
         return ""
     parts = [
-        f"fold {fold}, seed {seed}: SED {runs[fold, seed]['burn_in_ap']:.1f}, {', '.join(sorted(names))}"
+        f"fold {fold}, seed {seed}: SED {runs[fold, seed]['burn_in_ap']:.2f}, {', '.join(sorted(names))}"
         for (fold, seed), names in sorted(found.items())
     ]
     return (

@@ -124,8 +124,8 @@ def test_rows_that_began_elsewhere_are_named() -> None:
     assert "began alike" not in render(rows, [], [])  # labels at full size only: another burn-in, on purpose
     other = [result(9, method="csd", burn_in_ap=5.4), result(9, seed=1, burn_in_ap=3.0)]  # no SED of that seed
     text = render(rows + other, [], [])
-    assert "Not all began alike" in text and "fold 1, seed 0: SED 5.0, csd default 5.4." in text
-    assert "default 3.0" not in text
+    assert "Not all began alike" in text and "fold 1, seed 0: SED 5.00, csd default 5.40." in text
+    assert "default 3.00" not in text
 
 
 def test_methods_stand_in_one_table_the_best_first() -> None:
