@@ -65,7 +65,9 @@ def wanted(rows: Sequence[Row]) -> list[tuple[list[Row], list[Row]]]:
                 first, second = paired(select(here, method="supervised", variant=strongest_twin(rows, here)), other)
                 if first:
                     pairs.append((first, second))
-        pairs += [pair for pair in [_beside_rivals(rows, here)] if pair and pair not in pairs]
+        beside = _beside_rivals(rows, here)
+        if beside is not None and beside not in pairs:
+            pairs.append(beside)
     return pairs
 
 
@@ -103,8 +105,7 @@ def _beside_rivals(rows: Sequence[Row], here: Sequence[Row]) -> tuple[list[Row],
     if not runs:
         return None
     twin, sed = (select(here, method=m, variant=v) for m, v in kinds[:2])
-    first, second = paired(*([row for row in side if (row["fold"], row["seed"]) in runs] for side in (twin, sed)))
-    return first, second
+    return paired(*([row for row in side if (row["fold"], row["seed"]) in runs] for side in (twin, sed)))
 
 
 def paired(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], list[Row]]:

@@ -61,7 +61,7 @@ def best_variant(rows: Sequence[Row], **cell: Any) -> str | None:
     This is how the strongest twin is chosen: on dev, never on what is reported. Trials (variants with settings
     of their own) do not count, nor do variants without a (fold, seed) that the default has too.
     """
-    found = [row for row in select(rows, **cell, split="dev", teacher=True) if not row.get("trial")]
+    found = [row for row in select(rows, **cell, split="dev", teacher=True) if not row["trial"]]
     aps: dict[str, dict[Any, float]] = {}
     for row in found:
         aps.setdefault(row["variant"], {})[row["percent"], row["fold"], row["seed"]] = row["ap"]

@@ -249,10 +249,10 @@ def test_what_is_said_of_the_challenges_follows_from_the_numbers() -> None:
         }
 
     said = challenges.reading({"twin": facts(0.4, 0.7, 0.2), "SED": facts(0.3, 0.6, 0.2)})
-    same = (*challenges.GOALS[2:],)
     assert said == (
         "- Against *twin*, SED has: fewer objects lost at 0.5. Not: boxes that lie better. "
-        f"No difference: {'; '.join(same)}.\n- In SED, objects are 47 % of the regions and 51 % of the weight.\n"
+        f"No difference: {'; '.join(challenges.GOALS[2:])}.\n"
+        "- In SED, objects are 47 % of the regions and 51 % of the weight.\n"
     )
     near = challenges.reading({"twin": facts(0.4, 0.7, 0.2), "SED": facts(0.395, 0.709, 0.191)})
     assert f"SED has: nothing better. Not: –. No difference: {'; '.join(challenges.GOALS)}." in near
@@ -273,7 +273,7 @@ def test_a_comparison_is_written_as_soon_as_it_is_made(tmp_path: Path, monkeypat
     """What an interruption leaves: those made so far, and those from before that come after them."""
     group = {"dataset": "bccd", "percent": 10.0, "recipe": "tiny", "split": "dev", "fold": 1, "seed": 0}
     rows = [
-        {**group, "method": m, "variant": "default", "teacher": True, "config_id": m, "ap": ap}
+        {**group, "method": m, "variant": "default", "teacher": True, "trial": False, "config_id": m, "ap": ap}
         for m, ap in (("supervised", 1.0), ("sed", 2.0), ("csd", 3.0), ("mixpl", 4.0))
     ]
     monkeypatch.setattr(comparing, "load_rows", lambda _: rows)

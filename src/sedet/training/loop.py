@@ -167,9 +167,9 @@ def train_loop(t: Training) -> None:
         state.step += 1
         state.summed += 1
         after = schedule.steps - schedule.burn_in  # the twin too: its average is as long as SED's
-        settled = 0 < schedule.burn_in < state.step
-        decay = ema_decay(state.step, after, config.ema_decay, settled)
-        if state.step > schedule.burn_in:
+        past = state.step > schedule.burn_in
+        decay = ema_decay(state.step, after, config.ema_decay, settled=past and schedule.burn_in > 0)
+        if past:
             decay = settling_decay(decay, schedule.steps - state.step, config.ema_end)
         t.teacher.update(t.student, decay)
         t.log.tick(state, values, time.perf_counter() - started, progress)

@@ -280,8 +280,9 @@ def describe(
     if warm is not None:
         taken = len(shared_classes(warm, data.labeled.classes))
         source += f"; {taken} of {len(data.labeled.classes)} class rows taken over"
-    held = f" after {100 * config.hold:.0f} % of the steps after the burn-in" if config.hold else ""
-    rate = f"{config.rate:.2g} (AdamW, {config.schedule}{held if config.schedule == 'cosine' else ''})"
+    held = config.hold if config.schedule == "cosine" else 0.0
+    fall = f" after {100 * held:.0f} % of the steps after the burn-in" if held else ""
+    rate = f"{config.rate:.2g} (AdamW, {config.schedule}{fall})"
     if detector.backbone.pretrained:  # as the optimizer has it
         rate += f"; backbone {config.backbone_rate:g} of it"
     spec = detector.spec
