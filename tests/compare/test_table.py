@@ -70,8 +70,8 @@ def test_gain_share_and_interval_by_hand(data: Path, val: AnnotationTable, tmp_p
     assert (sed["gain"], sed["low"], sed["high"]) == pytest.approx((want.difference, want.low, want.high), abs=1e-3)
     assert sed["gain"] == pytest.approx(100) and sed["gap_share"] == pytest.approx(2.0)
     assert twin["gain"] is None and ceiling["gain"] is None and ceiling["ceiling"]
-    assert cells_of(sed) == ["40 %", "sed", "100.0", "100.0", "-", "+100.0 [+100.0, +100.0]", "1 of 1", "200 %", "1",
-                             "2 min", "1.0 GiB"]  # fmt: skip
+    assert cells_of(sed) == ["40 %", "sed", "100.0", "100.0", "-", "+100.0 [+100.0, +100.0]", "1 of 1", "200 %",
+                             "1", "1", "2 min", "1.0 GiB"]  # fmt: skip
     assert markdown([twin]).splitlines()[2].startswith("| 40 % | supervised | 0.0 | 0.0 | - | - | - | - | 1 |")
     assert "not conclusive" in caveats([twin, sed])[0] and caveats([twin]) == []
     assert Cell(40, 1, 0, "sed").part == "p40-f1-s0"
@@ -96,7 +96,7 @@ def test_gains_are_paired_and_the_pairs_are_told(data: Path, val: AnnotationTabl
 def test_the_interval_s_limits_are_always_told() -> None:
     for counts, line in (([1], "one run does not tell"), ([1, 3], "3 pairs of runs tell of that, and one is not"),
                          ([2, 5], "2 to 5 pairs of runs tell of that.")):  # fmt: skip
-        assert line in caveats([{"paired": count, "runs": count} for count in counts])[0]
+        assert line in caveats([{"method": "sed", "tried": 1, "paired": count, "runs": count} for count in counts])[0]
 
 
 def test_all_rows_of_the_folder_are_in_the_table(data: Path, val: AnnotationTable, tmp_path: Path) -> None:

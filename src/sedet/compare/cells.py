@@ -13,6 +13,7 @@ from typing import Any
 
 from sedet import settings
 from sedet.catalog import METHODS
+from sedet.compare.variants import parse_method
 from sedet.config import TrainConfig
 from sedet.data.clean import clean
 from sedet.data.duplicates import repeated, same_pictures
@@ -43,6 +44,7 @@ class Cell:
         fold: which draw of the labelled images; seed: of the training.
         shots: labelled images of each class, or 0.
         ceiling: whether it is there to show what all labels bring.
+        variant: settings of its method that the others of the comparison do not have, or "" (variants.py).
     """
 
     percent: float
@@ -51,10 +53,16 @@ class Cell:
     method: str
     shots: int = 0
     ceiling: bool = False
+    variant: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.part}-{self.method}"
+        return f"{self.part}-{self.method}" + (f"@{self.variant}" if self.variant else "")
+
+    @property
+    def label(self) -> str:
+        """The method as it is asked for, with its settings."""
+        return self.method + (f":{self.variant}" if self.variant else "")
 
     @property
     def part(self) -> str:
@@ -68,10 +76,13 @@ class Cell:
     @staticmethod
     def from_name(name: str) -> Cell | None:
         """The cell of a ``name``, or None where it is none; its name does not tell whether it is the ceiling."""
-        found = re.fullmatch(r"(?:p(\d+(?:\.\d+)?(?:e[+-]\d+)?)|k(\d+))-f(\d+)-s(\d+)-(.+)", name)
+        pattern = r"(?:p(\d+(?:\.\d+)?(?:e[+-]\d+)?)|k(\d+))-f(\d+)-s(\d+)-([^@]+)(?:@(.+))?"
+        found = re.fullmatch(pattern, name)
         if found is None or found[5] not in METHODS:
             return None
-        cell = Cell(float(found[1] or 0), int(found[3]), int(found[4]), found[5], int(found[2] or 0))
+        cell = Cell(
+            float(found[1] or 0), int(found[3]), int(found[4]), found[5], int(found[2] or 0), variant=found[6] or ""
+        )
         return cell if cell.name == name else None
 
     @property
@@ -111,21 +122,20 @@ def make_cells(
     ceiling: bool,
     shots: Sequence[int] = (),
     more_images: bool = False,
+    shared: TrainConfig | None = None,
 ) -> tuple[Cell, ...]:
     """The cells in the order they are run: the ceiling last, for it costs the most and tells of no method.
 
     Args:
         shots: numbers of labelled images of each class; they take the place of ``percents``.
+        methods: names, each with settings of its own at choice: ``dense-teacher:share=0.1``.
         more_images: whether there are unlabelled images besides those of the data, so that all labels may be used.
+        shared: the settings of every training; default: the defaults.
 
     Raises:
         ConfigError: an unknown method, or a percent, fold or seed out of range.
     """
-    for method in methods:
-        if method not in METHODS:
-            near = settings.nearest(method, METHODS)
-            hint = f"Did you mean '{near}'?" if near else f"There are: {', '.join(METHODS)}"
-            raise ConfigError(f"there is no method '{method}'. {hint}")
+    asked = [parse_method(text, shared or TrainConfig()) for text in methods]
     if shots:
         percents = ()
     for percent in percents:
@@ -138,8 +148,8 @@ def make_cells(
     for name, given in (("methods", methods), ("percents", shares), ("folds", folds), ("seeds", seeds)):
         if not given:
             raise ConfigError(f"no {name} to compare")
-    every = itertools.product(seeds, folds, shares, methods)
-    cells = [Cell(percent, fold, seed, method, k) for seed, fold, (percent, k), method in every]
+    every = itertools.product(seeds, folds, shares, asked)
+    cells = [Cell(percent, fold, seed, name, k, variant=own) for seed, fold, (percent, k), (name, own) in every]
     if ceiling and ALL not in percents:
         cells += [Cell(ALL, 1, seed, "supervised", ceiling=True) for seed in seeds]
     return tuple(dict.fromkeys(cells))

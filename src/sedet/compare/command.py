@@ -39,7 +39,7 @@ class CompareOptions:
     root: str = "."
     """Folder that the protocol's paths are relative to."""
     methods: tuple[str, ...] = ("supervised", "sed")
-    """What to compare ("sedet methods" lists them)."""
+    """What to compare ("sedet methods" lists them), at choice with settings of its own: dense-teacher:share=0.1"""
     percents: tuple[float, ...] = (10.0,)
     """Labelled shares of the images, percent."""
     shots: tuple[int, ...] = ()
@@ -77,6 +77,7 @@ def compare(argv: Sequence[str]) -> int:
         raise ConfigError(f"--jobs must be 1 or more, not {options.jobs}")
 
     from sedet.compare.cells import Comparison, make_cells, shared_settings
+    from sedet.compare.variants import with_variant
     from sedet.data.formats import find_source
     from sedet.methods.build import make_method
 
@@ -101,22 +102,30 @@ def compare(argv: Sequence[str]) -> int:
     if options.data is None or options.val is None:
         what = "DATA" if options.data is None else "--val"
         raise ConfigError(f"{what} is missing: labelled data to draw from, and --val to judge by, or a --protocol")
-    more = bool(options.unlabeled or options.unlabeled_data)
+    shared = shared_settings(base, options.set)
+    cells = make_cells(
+        options.methods,
+        options.percents,
+        options.folds,
+        options.seeds,
+        options.ceiling,
+        options.shots,
+        bool(options.unlabeled or options.unlabeled_data),
+        shared,
+    )
     comparison = Comparison(
         options.data,
         options.val,
         options.images,
         options.val_images,
-        shared_settings(base, options.set),
+        shared,
         Path(options.out),
-        make_cells(
-            options.methods, options.percents, options.folds, options.seeds, options.ceiling, options.shots, more
-        ),
+        cells,
         options.unlabeled,
         options.unlabeled_data,
     )
-    for method in dict.fromkeys(options.methods):  # told before any training
-        make_method(replace(comparison.settings, method=method))  # type: ignore[arg-type]
+    for method, own in dict.fromkeys((cell.method, cell.variant) for cell in cells):  # told before any training
+        make_method(replace(with_variant(shared, method, own), method=method))  # type: ignore[arg-type]
     if options.list:
         for place in (options.data, options.val):
             find_source(place)

@@ -8,6 +8,7 @@ import json
 import math
 import statistics
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +24,21 @@ from sedet.evaluation.bootstrap import Pair, joint_bootstrap
 from sedet.evaluation.stored import load_detections
 
 Row = dict[str, Any]
-COLUMNS = ("labels", "method", "AP", "AP50", "AP75", "gain [95 %]", "ahead", "of gap", "runs", "time", "memory")
-NARROW = ("AP50", "AP75", "time", "memory")
+COLUMNS = (
+    "labels",
+    "method",
+    "AP",
+    "AP50",
+    "AP75",
+    "gain [95 %]",
+    "ahead",
+    "of gap",
+    "runs",
+    "tried",
+    "time",
+    "memory",
+)
+NARROW = ("AP50", "AP75", "tried", "time", "memory")
 """Left out on a terminal, so that a row fits a line of 80."""
 DRAWS = 1000
 FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "burn_in_ap", "seconds", "memory")
@@ -48,7 +62,7 @@ def load_rows(comparison: Comparison) -> dict[Cell, Row]:
         path = row_file(comparison, cell)
         if path.is_file():
             # what the row is of is said by its cell: whether it is the ceiling depends on what else was asked for
-            found[cell] = read_row(path) | {"method": cell.method, "labels": cell.labels, "ceiling": cell.ceiling}
+            found[cell] = read_row(path) | {"method": cell.label, "labels": cell.labels, "ceiling": cell.ceiling}
     return found
 
 
@@ -114,7 +128,7 @@ def summarize(comparison: Comparison, val: AnnotationTable, draws: int = DRAWS) 
     ``gain`` is over supervised of the same folds and seeds, with ``low`` and ``high``, the 95 % interval of a paired
     bootstrap over val's images; ``paired``: of how many runs; ``ahead``: in how many of them the method is better;
     ``gain_deviation``: between them, None for one. ``gap_share``: of the way from supervised to all labels. None where
-    there is nothing to compare with.
+    there is nothing to compare with. ``tried``: how many settings of the method val has judged in this folder.
 
     Args:
         val: what every cell was judged by.
@@ -127,10 +141,11 @@ def summarize(comparison: Comparison, val: AnnotationTable, draws: int = DRAWS) 
     check_rows(rows, comparison.out)
     ceiling = _mean([row["ap"] for cell, row in rows.items() if cell.ceiling])
     twins = {(c.percent, c.shots, c.fold, c.seed): c for c in rows if c.method == "supervised"}
+    tried = Counter(method for method, _ in {(cell.method, cell.variant) for cell in rows})
     entries: list[Row] = []
     for share in sorted({_share(cell) for cell in rows}):
-        for method in dict.fromkeys(cell.method for cell in rows if _share(cell) == share):
-            cells = sorted(c for c in rows if _share(c) == share and c.method == method)
+        for method in dict.fromkeys(cell.label for cell in rows if _share(cell) == share):
+            cells = sorted(c for c in rows if _share(c) == share and c.label == method)
             here = [rows[cell] for cell in cells]
             entry: Row = {
                 "labels": cells[0].labels,
@@ -139,6 +154,7 @@ def summarize(comparison: Comparison, val: AnnotationTable, draws: int = DRAWS) 
                 "method": method,
                 "ceiling": cells[0].ceiling,
                 "runs": len(here),
+                "tried": tried[cells[0].method],
                 **{key: _mean([row[key] for row in here]) for key in ("ap", "ap50", "ap75")},
                 "ap_deviation": _deviation([row["ap"] for row in here]),
                 **dict.fromkeys(("gain", "low", "high", "gain_deviation", "paired", "ahead", "gap_share")),
@@ -203,6 +219,7 @@ def cells_of(entry: Row) -> list[str]:
         ahead,
         "-" if entry["gap_share"] is None else f"{100 * entry['gap_share']:.0f} %",
         str(entry["runs"]),
+        str(entry["tried"]),
         "-" if entry["seconds"] is None else f"{entry['seconds'] / 60:.0f} min",
         "-" if entry["memory"] is None else f"{entry['memory'] / 2**30:.1f} GiB",
     ]
@@ -227,7 +244,20 @@ def caveats(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [f"The interval is over val's images alone; how trainings differ by seed and fold is not in it: {told}"]
     if any(entry["paired"] and entry["paired"] < entry["runs"] for entry in entries):
         lines.append("Where a method has more runs than pairs, its AP is over all runs and its gain over the pairs.")
-    return lines
+    return [*lines, *uneven(entries)]
+
+
+def uneven(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line on effort, where one method was tried with more settings than another."""
+    tried = {entry["method"].partition(":")[0]: entry["tried"] for entry in entries}
+    tried.pop("supervised", None)
+    if len(set(tried.values())) < 2:
+        return []
+    counts = ", ".join(f"{method} {count}" for method, count in tried.items())
+    return [
+        f"Settings tried on val: {counts}. The best of several owes some of its place to chance: give each method as "
+        "many, and judge the ones chosen on other images."
+    ]
 
 
 def write_tables(comparison: Comparison, entries: Sequence[Row]) -> list[Path]:
@@ -236,7 +266,7 @@ def write_tables(comparison: Comparison, entries: Sequence[Row]) -> list[Path]:
     note = (
         "\nAP of the last teacher on val, mean and standard deviation over folds and seeds; gain over supervised of\n"
         "the same folds and seeds, its standard deviation over these pairs, and in how many it is above zero (ahead);\n"
-        "of gap: share of the way from supervised to all labels.\n"
+        "of gap: share of the way from supervised to all labels; tried: settings of the method judged here.\n"
     )
     note += "".join(f"{line}\n" for line in caveats(entries))
     write_text(out / "table.md", markdown(entries) + note)

@@ -11,6 +11,7 @@ from typing import Any
 
 from sedet import settings
 from sedet.compare.cells import OWN, Cell, Comparison, Pool
+from sedet.compare.variants import own_names
 from sedet.config import TrainConfig
 from sedet.data.write import write_json
 from sedet.errors import ConfigError
@@ -127,13 +128,18 @@ def check_rows(rows: Mapping[Cell, Mapping[str, Any]], out: Path) -> None:
     Raises:
         ConfigError: two disagree; says in what.
     """
-    first: dict[str, tuple[Cell, dict[str, Any]]] = {}
+    first: dict[str, dict[str, tuple[Cell, Any]]] = {}
     for cell, row in rows.items():
-        now = _told(row)
+        own = own_names(cell.method, cell.variant)
+        now = {key: value for key, value in _told(row).items() if key not in own}
         for group, free in (("", OF_PART), (cell.data, ())):
-            other, before = first.setdefault(group, (cell, now))
-            wrong = [key for key in now if key in before and key not in free and now[key] != before[key]]
+            told = first.setdefault(group, {})
+            for key, value in now.items():
+                told.setdefault(key, (cell, value))
+            wrong = [key for key in now if key not in free and now[key] != told[key][1]]
             if wrong:
+                other = told[wrong[0]][0]
+                before = {key: value for key, (_, value) in told.items()}
                 verb, todo = "was", "remove the rows and runs that do not belong from it"
                 if row.get("planned"):
                     verb, todo = "would be", "give the same settings, device, data and version, or another --out"

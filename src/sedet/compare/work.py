@@ -18,6 +18,7 @@ from sedet import settings
 from sedet.compare.cells import Cell, Comparison, Pool, complete, write_data
 from sedet.compare.table import load_rows, read_record, read_row
 from sedet.compare.terms import check_rows, digests, keep_settings, planned, settle
+from sedet.compare.variants import with_variant
 from sedet.config import TrainConfig
 from sedet.data.layout import absolute
 from sedet.data.write import write_json
@@ -74,15 +75,20 @@ def make_jobs(comparison: Comparison, pool: Pool) -> list[Job]:
             patience=0,  # a run that ends early would not be as long as its row says
             start=None,
             stop=None,
-            method=cell.method,  # type: ignore[arg-type]
-            unlabeled=() if cell.method == "supervised" else (str(own / "pool.txt"),),
+            method="supervised",
+            unlabeled=(),
         )
         burn = f"{cell.part}-burn-in"
         if cell not in rows and burn not in burn_ins:
             run = folder / "runs" / burn
-            twin = replace(config, method="supervised", unlabeled=(), out=str(run))
+            twin = replace(config, out=str(run))
             burn_ins[burn] = Job(burn, None, run.with_name(f"{burn}.json"), twin, None, labels)
-        config = replace(config, out=str(folder / "runs" / cell.name))
+        config = replace(
+            with_variant(config, cell.method, cell.variant),
+            out=str(folder / "runs" / cell.name),
+            method=cell.method,  # type: ignore[arg-type]
+            unlabeled=() if cell.method == "supervised" else (str(own / "pool.txt"),),
+        )
         cells.append(Job(cell.name, burn, folder / "rows" / f"{cell.name}.json", config, cell, labels))
     missing = [job for job in cells if job.cell not in rows]
     check_rows(rows | {job.cell: planned(job.config, labels) for job in missing if job.cell}, comparison.out)
@@ -226,7 +232,7 @@ def visible(index: int, ours: str | None) -> str:
 def facts(cell: Cell, config: TrainConfig) -> dict[str, Any]:
     """What a row says of its cell."""
     return {
-        "method": cell.method,
+        "method": cell.label,
         "labels": cell.labels,
         "percent": cell.percent,
         "shots": cell.shots,

@@ -36,7 +36,7 @@ def training_charts(runs: Path, entries: Sequence[Row], rows: Mapping[Cell, Row]
     methods = [entry["method"] for entry in fewest][:MOST_METHODS]
     series, ends, joins = [], [], []
     for method in methods:
-        cells = [c for c, r in rows.items() if c.method == method and r["labels"] == fewest[0]["labels"]]
+        cells = [c for c, r in rows.items() if c.label == method and r["labels"] == fewest[0]["labels"]]
         known = [aps for cell in cells if (aps := _judged(runs / f"{cell.name}.json"))]
         steps = sorted(set.intersection(*(set(aps) for aps in known))) if known else []
         if not steps:
@@ -132,7 +132,7 @@ def part_charts(entries: Sequence[Row], rows: Mapping[Cell, Row]) -> list[Chart]
     fewest = fewest_labels(entries) or list(entries)
     methods = [entry["method"] for entry in fewest][:MOST_METHODS]
     of = {
-        method: [r for c, r in rows.items() if c.method == method and r["labels"] == fewest[0]["labels"]]
+        method: [r for c, r in rows.items() if c.label == method and r["labels"] == fewest[0]["labels"]]
         for method in methods
     }
     charts = [

@@ -61,7 +61,7 @@ def comparison_page(comparison: Comparison, entries: Sequence[Row], pool: Pool) 
         top = best_row(label_sweep(val, found))
         judged = judge(val, found, SCORE if top is None else top.threshold)
         gallery = error_gallery(val, found, judged.cut, budget)
-    which = "" if best is None else f"{best.method}, {best.labels} of the labels, fold {best.fold}"
+    which = "" if best is None else f"{best.label}, {best.labels} of the labels, fold {best.fold}"
     missing = "No run has an AP, so there is no best method to show pseudo labels of."
     if best is not None:
         predictor, missing = _detector(comparison, best)
@@ -91,7 +91,9 @@ def comparison_page(comparison: Comparison, entries: Sequence[Row], pool: Pool) 
             data_chart(pool.table, "to draw labels from"),
         ),
         runs=_run_rows(comparison, rows),
-        changed=setting_rows(comparison.settings, changed=True, methods=methods),
+        changed=setting_rows(
+            comparison.settings, changed=True, methods=list(dict.fromkeys(cell.method for cell in rows))
+        ),
         environment=_environment(comparison, list(rows.values()), predictor),
         left_out=budget.left_out,
     )
@@ -135,7 +137,7 @@ def comparison_verdict(entries: Sequence[Row]) -> Verdict:
         if best["gap_share"] is not None:
             notes.append(f"That is {100 * best['gap_share']:.0f} % of the way to all labels.")
     if best is not None and len(rivals) > 1:
-        notes.append(f"{best['method']} is the best of {len(rivals)} methods here, which flatters it a little.")
+        notes.append(f"{best['method']} is the best of {len(rivals)} here, which flatters it a little.")
     if best is not None and (best["paired"] or 0) > 1:
         notes.append(f"It is ahead of supervised in {best['ahead']} of {best['paired']} pairs of runs.")
     notes += caveats(fewest)
@@ -153,7 +155,7 @@ def _best_cell(entries: Sequence[Row], rows: Mapping[Cell, Row]) -> Cell | None:
     if not known:
         return None
     best = max(known, key=lambda entry: entry["ap"])
-    same = [c for c in rows if c.method == best["method"] and rows[c]["labels"] == best["labels"]]
+    same = [c for c in rows if c.label == best["method"] and rows[c]["labels"] == best["labels"]]
     return min(same, default=None)
 
 

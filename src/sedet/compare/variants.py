@@ -1,0 +1,89 @@
+"""A method with settings of its own, beside the same method without them: ``dense-teacher:share=0.1``.
+
+So that every method can be tuned from the one burn-in, and so that the table can say how often each was.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sedet import settings
+from sedet.catalog import METHODS
+from sedet.config import TrainConfig
+from sedet.errors import ConfigError
+
+HINT = "Settings are given as METHOD:KEY=VALUE,KEY=VALUE, such as dense-teacher:share=0.1"
+NAMED = re.compile(r"[\w.+-]+")
+"""What a value may look like: it becomes part of the names of files."""
+
+
+def parse_method(text: str, shared: TrainConfig) -> tuple[str, str]:
+    """A method's name, and its own settings in one spelling: ``share=0.1,weight=2.0``, sorted by name.
+
+    What the comparison has anyway is left out, so that no training is measured twice under two names.
+
+    Args:
+        shared: the settings of every training of the comparison.
+
+    Raises:
+        ConfigError: an unknown method or setting, or a value that it does not take.
+    """
+    method, _, own = text.partition(":")
+    if method not in METHODS:
+        near = settings.nearest(method, METHODS)
+        hint = f"Did you mean '{near}'?" if near else f"There are: {', '.join(METHODS)}"
+        raise ConfigError(f"there is no method '{method}'. {hint}")
+    if ":" not in text:
+        return method, ""
+    given = _pairs(text, method, own)
+    config = with_variant(shared, method, given)
+    group = METHODS[method].group
+    now, before = settings.to_dict(config)[group], settings.to_dict(shared)[group]
+    told = {key: _told(now[key]) for key in sorted(given) if now[key] != before[key]}
+    for key, value in told.items():
+        if not NAMED.fullmatch(value):
+            raise ConfigError(f"{text}: {key} cannot be set here; use --set {group}.{key} for all trainings")
+    return method, ",".join(f"{key}={value}" for key, value in told.items())
+
+
+def with_variant(config: TrainConfig, method: str, own: str | dict[str, Any]) -> TrainConfig:
+    """The settings of a training with those of its method's own group changed.
+
+    Raises:
+        ConfigError: an unknown setting, or a value that it does not take.
+    """
+    if not own:
+        return config
+    given = _pairs(f"{method}:{own}", method, own) if isinstance(own, str) else own
+    return settings.validate(settings.from_dict({METHODS[method].group: given}, config))
+
+
+def own_names(method: str, own: str) -> set[str]:
+    """The dotted names of the settings that a variant changes."""
+    return {f"{METHODS[method].group}.{word.partition('=')[0]}" for word in own.split(",") if word}
+
+
+def _pairs(text: str, method: str, own: str) -> dict[str, Any]:
+    import yaml
+
+    group = METHODS[method].group
+    if not group:
+        raise ConfigError(f"{text}: {method} has no settings of its own; --set changes those of all trainings")
+    found: dict[str, Any] = {}
+    for word in own.split(","):
+        key, equals, value = (part.strip() for part in word.partition("="))
+        key = key.removeprefix(f"{group}.")
+        if not (key and equals and value):
+            raise ConfigError(f"{text}: '{word}' is no setting. {HINT}")
+        if key in found:
+            raise ConfigError(f"{text}: {key} is given twice")
+        try:
+            found[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{text}: '{value}' cannot be read as a value") from error
+    return found
+
+
+def _told(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)

@@ -1,0 +1,146 @@
+"""Methods with settings of their own in a comparison: one burn-in, rows of their own, and effort that is counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sedet.cli import main
+from sedet.compare.cells import Cell, make_cells, read_pool
+from sedet.compare.table import caveats, summarize
+from sedet.compare.variants import own_names, parse_method, with_variant
+from sedet.config import SEDConfig, TrainConfig
+from sedet.errors import ConfigError
+from sedet.settings import load_config
+from tests.compare.test_compare import command
+from tests.compare.test_compare import data as data  # the fixture
+from tests.compare.test_table import asked, put
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("sed", ("sed", "")),
+        ("dense-teacher:share=0.1", ("dense-teacher", "share=0.1")),
+        ("dense-teacher:dense_teacher.share=1e-1", ("dense-teacher", "share=0.1")),
+        ("sed: scale=no , gamma=2", ("sed", "gamma=2.0,scale=false")),
+        ("sed:gamma=1", ("sed", "")),  # what it has anyway
+        ("sed:gamma=1,temperature=0.5", ("sed", "temperature=0.5")),
+        ("sed:class_share_end=0.1", ("sed", "class_share_end=0.1")),
+    ],
+)
+def test_one_spelling(text: str, want: tuple[str, str]) -> None:
+    assert parse_method(text, TrainConfig()) == want
+    assert parse_method(":".join(filter(None, want)), TrainConfig()) == want
+
+
+def test_what_the_comparison_has_anyway_is_left_out() -> None:
+    shared = TrainConfig(sed=SEDConfig(gamma=2.0))
+    assert parse_method("sed:gamma=2", shared) == ("sed", "")
+    assert parse_method("sed:gamma=1", shared) == ("sed", "gamma=1.0")
+    assert with_variant(shared, "sed", "gamma=1.0").sed == SEDConfig()
+    assert with_variant(shared, "sed", "") is shared
+    assert own_names("dense-teacher", "box_weight=0.0,share=0.1") == {"dense_teacher.box_weight", "dense_teacher.share"}
+    assert own_names("supervised", "") == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("sedd:gamma=2", "there is no method 'sedd'. Did you mean 'sed'?"),
+        ("supervised:weight=2", "supervised has no settings of its own; --set changes those of all trainings"),
+        ("sed:", "METHOD:KEY=VALUE"),
+        ("sed:gamma", "'gamma' is no setting"),
+        ("sed:gamma=", "'gamma=' is no setting"),
+        ("sed:gamma=2,gamma=3", "gamma is given twice"),
+        ("sed:gama=2", "gama"),
+        ("sed:gamma=-2", "gamma"),
+        ("sed:gamma=[", "cannot be read as a value"),
+        ("sed:reweight=../x", "reweight"),
+    ],
+)
+def test_mistakes_are_told(
+    text: str, says: str, capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_method(text, TrainConfig())
+    assert says in str(caught.value)
+    assert main(command(data, tmp_path / "c", "--methods", text)) == 2
+    said = capsys.readouterr().err
+    assert says in said and "Traceback" not in said and not (tmp_path / "c").exists()
+
+
+def test_a_name_says_the_settings_and_is_read_again() -> None:
+    cells = make_cells(["sed", "sed:gamma=1", "sed:gamma=2,scale=false"], [5], [1], [0], ceiling=False)
+    assert [cell.name for cell in cells] == ["p5-f1-s0-sed", "p5-f1-s0-sed@gamma=2.0,scale=false"], "one is the other"
+    assert cells[1].label == "sed:gamma=2.0,scale=false"
+    assert Cell.from_name(cells[1].name) == cells[1]
+    assert Cell.from_name("p5-f1-s0-sed@") is None
+
+
+def test_settings_tried_are_counted(data: Path, tmp_path: Path) -> None:
+    methods = ["supervised", "sed", "sed:gamma=2", "sed:scale=false", "mixpl"]
+    one = asked(data, tmp_path, methods, seeds=2)
+    val = read_pool(one).val
+    for number, cell in enumerate(one.cells):
+        put(tmp_path, cell, val, number / len(one.cells))
+    entries = summarize(one, val, draws=20)
+    assert [(e["method"], e["runs"], e["tried"]) for e in entries] == [
+        ("supervised", 2, 1),
+        ("sed", 2, 3),
+        ("sed:gamma=2.0", 2, 3),
+        ("sed:scale=false", 2, 3),
+        ("mixpl", 2, 1),
+        ("supervised", 2, 1),
+    ]
+    assert caveats(entries)[-1].startswith("Settings tried on val: sed 3, mixpl 1.")
+    even = [entry for entry in entries if entry["method"] != "mixpl"]
+    assert not any("Settings tried" in line for line in caveats(even))
+
+
+def test_rows_may_differ_in_their_own_settings_alone(data: Path, tmp_path: Path) -> None:
+    one = asked(data, tmp_path, ["sed:gamma=2", "sed", "mixpl"])
+    val = read_pool(one).val
+    for cell, gamma, weight in zip(one.cells, (2.0, 1.0, 1.0, 1.0), (2.0, 2.0, 2.0, 2.0), strict=True):
+        put(tmp_path, cell, val, 0.5, settings={"sed.gamma": gamma, "sed.weight": weight})
+    assert len(summarize(one, val, draws=10)) == 4
+    put(tmp_path, one.cells[0], val, 0.5, settings={"sed.gamma": 2.0, "sed.weight": 3.0})
+    with pytest.raises(ConfigError, match=r"p40-f1-s0-sed was trained with sed\.weight 2, but p40-f1-s0-sed@gamma"):
+        summarize(one, val, draws=10)
+    put(tmp_path, one.cells[0], val, 0.5, settings={"sed.gamma": 2.0, "sed.weight": 2.0})
+    put(tmp_path, one.cells[2], val, 0.5, settings={"sed.gamma": 9.0, "sed.weight": 2.0})
+    with pytest.raises(ConfigError, match=r"mixpl was trained with sed\.gamma 9, but p40-f1-s0-sed with"):
+        summarize(one, val, draws=10)
+
+
+def test_variants_are_trained_from_the_one_burn_in(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "c"
+    methods = ["supervised", "dense-teacher", "dense-teacher:share=0.5,class_weight=2"]
+    assert main(command(data, out, "--percents", "40", "--no-ceiling", "--methods", *methods)) == 0
+    name = "p40-f1-s0-dense-teacher@class_weight=2.0,share=0.5"
+    own, plain = (load_config(out / "runs" / run / "config.yaml") for run in (name, "p40-f1-s0-dense-teacher"))
+    assert (own.dense_teacher.share, own.dense_teacher.class_weight, plain.dense_teacher.share) == (0.5, 2.0, 0.01)
+    assert own.start == plain.start == str(out / "runs" / "p40-f1-s0-burn-in")
+    assert len([*(out / "runs").glob("*burn-in.json")]) == 1
+    row = json.loads((out / "rows" / f"{name}.json").read_text())
+    assert row["method"] == "dense-teacher:class_weight=2.0,share=0.5" and row["settings"]["dense_teacher.share"] == 0.5
+    assert "| dense-teacher:class_weight=2.0,share=0.5 |" in (out / "table.md").read_text()
+    assert f"runs/{name}/report.html" not in (out / "report.html").read_text()  # report: false
+    assert row["method"] in (out / "report.html").read_text()
+    # with another beside it: what is there stays, and the count goes up
+    capsys.readouterr()
+    before = (out / "rows" / f"{name}.json").stat().st_mtime_ns
+    assert main(command(data, out, "--percents", "40", "--no-ceiling", "--methods", "sed:scale=false")) == 0
+    assert (out / "rows" / f"{name}.json").stat().st_mtime_ns == before
+    table = json.loads((out / "table.json").read_text())
+    assert {entry["method"]: entry["tried"] for entry in table} == {
+        "supervised": 1,
+        "dense-teacher": 2,
+        "dense-teacher:class_weight=2.0,share=0.5": 2,
+        "sed:scale=false": 1,
+    }
+    assert "Settings tried on val: sed 1, dense-teacher 2." in capsys.readouterr().out
