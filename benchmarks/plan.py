@@ -334,6 +334,8 @@ def identity(config: TrainConfig, inputs: Inputs, burn_in: TrainConfig | None = 
                 del found[group]  # it plays no part there
         if c.detector != "faster_rcnn":
             del found["model"]["proposals"], found["model"]["roi_samples"]
+        if c.method == "csd" and found["csd"]["threshold"] == 0.5:
+            del found["csd"]["threshold"]  # it came later
         if c.method == "dense-teacher":
             found["dense_teacher"]["algorithm"] = 2  # 1: no gradient through the focusing factor
         if c.method == "sed":

@@ -188,6 +188,8 @@ class CSDConfig:
     """Weight of the consistency loss after the ramp."""
     ramp_down: float = 0.17
     """Share of the steps, the last, over which the weight falls to zero again."""
+    threshold: float = 0.5
+    """Regions count whose best class has a probability above it. 0.5: likelier than background."""
 
 
 @dataclass(frozen=True)

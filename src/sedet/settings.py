@@ -60,7 +60,7 @@ SHARES = """backbone_rate warmup burn_in ramp hold ema_decay ema_end
     views.flip views.vertical_flip views.jitter views.grey views.blur views.erase_limit
     sed.threshold sed.class_share sed.class_share_end sed.box_share sed.overlay
     dense_teacher.share stac.threshold unbiased_teacher.threshold soft_teacher.candidate_threshold
-    soft_teacher.threshold pseco.threshold pseco.candidate_iou csd.ramp_down mixpl.threshold"""
+    soft_teacher.threshold pseco.threshold pseco.candidate_iou csd.ramp_down csd.threshold mixpl.threshold"""
 POSITIVE = """batch ratio steps rate accumulate threads eval_every save_every stop
     model.neck_channels model.level_range model.proposals model.roi_samples model.center_radius
     views.scale_min views.scale_max sed.largest_zoom sed.temperature soft_teacher.jitters pseco.candidates

@@ -11,12 +11,14 @@ from sedet.cli import main
 from sedet.compare.cells import Cell, make_cells, read_pool
 from sedet.compare.table import caveats, summarize
 from sedet.compare.variants import own_names, parse_method, with_variant
-from sedet.config import SEDConfig, TrainConfig
+from sedet.config import MixPLConfig, SEDConfig, TrainConfig
 from sedet.errors import ConfigError
 from sedet.settings import load_config
 from tests.compare.test_compare import command
 from tests.compare.test_compare import data as data  # the fixture
 from tests.compare.test_table import asked, put
+
+LONG = [f"{name}=0.{'1' * 15}" for name in ("gamma", "weight", "class_weight", "box_weight", "box_share", "overlay")]
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,7 @@ from tests.compare.test_table import asked, put
         ("sed:gamma=1", ("sed", "")),  # what it has anyway
         ("sed:gamma=1,temperature=0.5", ("sed", "temperature=0.5")),
         ("sed:class_share_end=0.1", ("sed", "class_share_end=0.1")),
+        ("csd:threshold=0.3", ("csd", "threshold=0.3")),
     ],
 )
 def test_one_spelling(text: str, want: tuple[str, str]) -> None:
@@ -42,6 +45,9 @@ def test_what_the_comparison_has_anyway_is_left_out() -> None:
     assert parse_method("sed:gamma=1", shared) == ("sed", "gamma=1.0")
     assert with_variant(shared, "sed", "gamma=1.0").sed == SEDConfig()
     assert with_variant(shared, "sed", "") is shared
+    shared = TrainConfig(mixpl=MixPLConfig(threshold=0.5))
+    assert parse_method("mixpl:threshold=null", shared) == ("mixpl", "threshold=null")
+    assert with_variant(shared, "mixpl", "threshold=null").mixpl.threshold is None
     assert own_names("dense-teacher", "box_weight=0.0,share=0.1") == {"dense_teacher.box_weight", "dense_teacher.share"}
     assert own_names("supervised", "") == set()
 
@@ -59,6 +65,8 @@ def test_what_the_comparison_has_anyway_is_left_out() -> None:
         ("sed:gamma=-2", "gamma"),
         ("sed:gamma=[", "cannot be read as a value"),
         ("sed:reweight=../x", "reweight"),
+        ("sed:gamma=2:30", "'2:30' is no value"),
+        ("sed:" + ",".join(LONG), "make no name of a file"),
     ],
 )
 def test_mistakes_are_told(
@@ -95,9 +103,13 @@ def test_settings_tried_are_counted(data: Path, tmp_path: Path) -> None:
         ("mixpl", 2, 1),
         ("supervised", 2, 1),
     ]
-    assert caveats(entries)[-1].startswith("Settings tried on val: sed 3, mixpl 1.")
-    even = [entry for entry in entries if entry["method"] != "mixpl"]
-    assert not any("Settings tried" in line for line in caveats(even))
+    line = caveats(entries)[-1]
+    assert (
+        line.startswith("Settings tried on val: supervised 1, sed 3, mixpl 1.") and "give each method as many" in line
+    )
+    line = caveats([entry for entry in entries if entry["method"] != "mixpl"])[-1]
+    assert "supervised 1, sed 3." in line and "as many" not in line and "other images" in line
+    assert not any("Settings tried" in line for line in caveats([entries[0], entries[4]]))
 
 
 def test_rows_may_differ_in_their_own_settings_alone(data: Path, tmp_path: Path) -> None:
@@ -120,11 +132,11 @@ def test_variants_are_trained_from_the_one_burn_in(
 ) -> None:
     out = tmp_path / "c"
     methods = ["supervised", "dense-teacher", "dense-teacher:share=0.5,class_weight=2"]
-    assert main(command(data, out, "--percents", "40", "--no-ceiling", "--methods", *methods)) == 0
-    name = "p40-f1-s0-dense-teacher@class_weight=2.0,share=0.5"
-    own, plain = (load_config(out / "runs" / run / "config.yaml") for run in (name, "p40-f1-s0-dense-teacher"))
+    assert main(command(data, out, "--percents", "37.5", "--no-ceiling", "--methods", *methods)) == 0
+    name = "p37.5-f1-s0-dense-teacher@class_weight=2.0,share=0.5"
+    own, plain = (load_config(out / "runs" / run / "config.yaml") for run in (name, "p37.5-f1-s0-dense-teacher"))
     assert (own.dense_teacher.share, own.dense_teacher.class_weight, plain.dense_teacher.share) == (0.5, 2.0, 0.01)
-    assert own.start == plain.start == str(out / "runs" / "p40-f1-s0-burn-in")
+    assert own.start == plain.start == str(out / "runs" / "p37.5-f1-s0-burn-in")
     assert len([*(out / "runs").glob("*burn-in.json")]) == 1
     row = json.loads((out / "rows" / f"{name}.json").read_text())
     assert row["method"] == "dense-teacher:class_weight=2.0,share=0.5" and row["settings"]["dense_teacher.share"] == 0.5
@@ -134,7 +146,7 @@ def test_variants_are_trained_from_the_one_burn_in(
     # with another beside it: what is there stays, and the count goes up
     capsys.readouterr()
     before = (out / "rows" / f"{name}.json").stat().st_mtime_ns
-    assert main(command(data, out, "--percents", "40", "--no-ceiling", "--methods", "sed:scale=false")) == 0
+    assert main(command(data, out, "--percents", "37.5", "--no-ceiling", "--methods", "sed:scale=false")) == 0
     assert (out / "rows" / f"{name}.json").stat().st_mtime_ns == before
     table = json.loads((out / "table.json").read_text())
     assert {entry["method"]: entry["tried"] for entry in table} == {
@@ -143,4 +155,4 @@ def test_variants_are_trained_from_the_one_burn_in(
         "dense-teacher:class_weight=2.0,share=0.5": 2,
         "sed:scale=false": 1,
     }
-    assert "Settings tried on val: sed 1, dense-teacher 2." in capsys.readouterr().out
+    assert "Settings tried on val: " in capsys.readouterr().out

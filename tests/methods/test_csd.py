@@ -170,8 +170,11 @@ def test_losses_by_hand() -> None:
 
 def test_only_classes_above_background_count() -> None:
     original, flipped = answers(1, (64, 64), 2, 0), answers(1, (64, 64), 2, 1)
-    for share, counts in ((0.499, False), (0.501, True)):
+    for share, threshold, counts in ((0.499, 0.5, False), (0.501, 0.5, True), (0.501, 0.6, False), (0.11, 0.1, True)):
         sure = replace(original, logits=torch.full_like(original.logits, share).logit())
+        assert (float(csd_losses(sure, mirror(flipped, 64), threshold)["class"]) > 0) == counts
+        if threshold != 0.5:
+            continue
         assert (float(csd_losses(sure, mirror(flipped, 64))["class"]) > 0) == counts
         # what the mirror image says has no say in it
         other = replace(flipped, logits=torch.full_like(flipped.logits, -8.0 if counts else 8.0))

@@ -9,7 +9,7 @@ import pytest
 
 from sedet.compare.cells import Cell, Comparison, Pool, write_data
 from sedet.compare.table import load_rows, summarize
-from sedet.reporting.comparison_charts import training_charts
+from sedet.reporting.comparison_charts import MOST_METHODS, shown_methods, training_charts
 from sedet.reporting.comparison_page import _without_labels, comparison_page, comparison_verdict
 
 from .made import comparison_folder, run_folder
@@ -19,6 +19,7 @@ SUPERVISED: dict[str, Any] = {
     "method": "supervised",
     "ceiling": False,
     "runs": 1,
+    "tried": 1,
     "ap": 20.0,
     "ap_deviation": None,
     "gain": None,
@@ -40,6 +41,15 @@ SED = SUPERVISED | {
     "gap_share": 0.25,
 }
 ALL = SUPERVISED | {"labels": "all", "ceiling": True, "ap": 28.0}
+
+
+def test_of_many_rows_the_best_have_a_line() -> None:
+    rows = [SUPERVISED | {"ap": 1.0}, *(SED | {"method": f"sed:gamma={i}.0", "ap": 10.0 + i} for i in range(9))]
+    rows += [SED | {"method": "csd", "ap": None}]
+    shown, told = shown_methods([*rows, ALL])
+    assert shown == ["supervised", *(f"sed:gamma={i}.0" for i in range(2, 9))] and len(shown) == MOST_METHODS
+    assert told == " Of 11 rows those with the highest AP, and supervised."
+    assert shown_methods(rows[:3]) == (["supervised", "sed:gamma=0.0", "sed:gamma=1.0"], "")
 
 
 def test_a_gain_that_is_sure() -> None:

@@ -51,7 +51,8 @@ def work(job: dict[str, Any]) -> None:
         burn_in = plan.make_schedule(config).burn_in
         finish_run(replace(config, stop=burn_in), folder, version, wait=True)
         return
-    burn = json.loads(Path(job["burn_in"]).with_suffix(".json").read_text(encoding="utf-8"))
+    begun = Path(job["burn_in"])  # its name may hold a point, as in 0.5 percent
+    burn = json.loads(begun.with_name(f"{begun.name}.json").read_text(encoding="utf-8"))
     record = finish_run(replace(config, start=job["burn_in"]), folder, version, wait=True)
     row = judged(config, folder, Path(job["detections"]))
     device = torch.device(plan.resolve_device(config))

@@ -9,6 +9,8 @@ from typing import Any
 from sedet.files import write_atomically
 
 COLOURS = ("#c8501e", "#555555", "#2b6cb0", "#2f855a", "#805ad5", "#b7791f", "#d53f8c", "#319795", "#718096", "#000000")
+MARKERS = ("o", "s", "^", "D")
+"""The next one where the colours begin anew."""
 
 
 def draw(entries: Sequence[dict[str, Any]], path: Path) -> None:
@@ -25,14 +27,16 @@ def draw(entries: Sequence[dict[str, Any]], path: Path) -> None:
         figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
         methods = list(dict.fromkeys(e["method"] for e in entries if not e["ceiling"]))
         shares = list(dict.fromkeys(e["labels"] for e in entries if not e["ceiling"]))  # the fewest first
-        for method, colour in zip(methods, _repeat(len(methods)), strict=True):
+        for number, method in enumerate(methods):
             points = [e for e in entries if e["method"] == method and not e["ceiling"] and e["ap"] is not None]
             if not points:
                 continue
             x, y = [shares.index(e["labels"]) for e in points], [e["ap"] for e in points]
             spread = [e["ap_deviation"] or 0.0 for e in points]
             dashes = "--" if method == "supervised" else "-"
-            axes.errorbar(x, y, yerr=spread, label=method, color=colour, marker="o", ls=dashes, capsize=2)
+            again, colour = divmod(number, len(COLOURS))
+            look: Any = {"color": COLOURS[colour], "marker": MARKERS[again % len(MARKERS)], "ls": dashes}
+            axes.errorbar(x, y, yerr=spread, label=method, capsize=2, **look)
         top = [e["ap"] for e in entries if e["ceiling"] and e["ap"] is not None]
         if top:
             axes.axhline(top[0], color="#999999", lw=1, ls=":", label="all labels")
@@ -44,7 +48,3 @@ def draw(entries: Sequence[dict[str, Any]], path: Path) -> None:
         figure.savefig(data, format="svg", metadata={"Date": None, "Creator": None})
         plt.close(figure)
     write_atomically(path, data.getvalue())
-
-
-def _repeat(count: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(count)]

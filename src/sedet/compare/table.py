@@ -152,6 +152,7 @@ def summarize(comparison: Comparison, val: AnnotationTable, draws: int = DRAWS) 
                 "percent": cells[0].percent,
                 "shots": cells[0].shots,
                 "method": method,
+                "variant": cells[0].variant,
                 "ceiling": cells[0].ceiling,
                 "runs": len(here),
                 "tried": tried[cells[0].method],
@@ -244,19 +245,20 @@ def caveats(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [f"The interval is over val's images alone; how trainings differ by seed and fold is not in it: {told}"]
     if any(entry["paired"] and entry["paired"] < entry["runs"] for entry in entries):
         lines.append("Where a method has more runs than pairs, its AP is over all runs and its gain over the pairs.")
-    return [*lines, *uneven(entries)]
+    return [*lines, *effort(entries)]
 
 
-def uneven(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line on effort, where one method was tried with more settings than another."""
+def effort(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line on how many settings were tried, where any method has several."""
     tried = {entry["method"].partition(":")[0]: entry["tried"] for entry in entries}
-    tried.pop("supervised", None)
-    if len(set(tried.values())) < 2:
+    if max(tried.values(), default=1) < 2:
         return []
     counts = ", ".join(f"{method} {count}" for method, count in tried.items())
+    even = len({count for method, count in tried.items() if method != "supervised"}) == 1
     return [
-        f"Settings tried on val: {counts}. The best of several owes some of its place to chance: give each method as "
-        "many, and judge the ones chosen on other images."
+        f"Settings tried on val: {counts}. The best of several owes some of its place to chance: "
+        + ("" if even else "give each method as many, and ")
+        + "judge the ones chosen on other images."
     ]
 
 

@@ -14,8 +14,9 @@ from sedet.config import TrainConfig
 from sedet.errors import ConfigError
 
 HINT = "Settings are given as METHOD:KEY=VALUE,KEY=VALUE, such as dense-teacher:share=0.1"
-NAMED = re.compile(r"[\w.+-]+")
-"""What a value may look like: it becomes part of the names of files."""
+NAMED = re.compile(r"[\w.,=+-]*")
+LONGEST = 160
+"""What settings may look like: they become part of the names of files, which end at 255 bytes."""
 
 
 def parse_method(text: str, shared: TrainConfig) -> tuple[str, str]:
@@ -40,11 +41,12 @@ def parse_method(text: str, shared: TrainConfig) -> tuple[str, str]:
     config = with_variant(shared, method, given)
     group = METHODS[method].group
     now, before = settings.to_dict(config)[group], settings.to_dict(shared)[group]
-    told = {key: _told(now[key]) for key in sorted(given) if now[key] != before[key]}
-    for key, value in told.items():
-        if not NAMED.fullmatch(value):
-            raise ConfigError(f"{text}: {key} cannot be set here; use --set {group}.{key} for all trainings")
-    return method, ",".join(f"{key}={value}" for key, value in told.items())
+    told = ",".join(f"{key}={_told(now[key])}" for key in sorted(given) if now[key] != before[key])
+    if len(told) > LONGEST or not NAMED.fullmatch(told):
+        raise ConfigError(
+            f"{text}: these settings make no name of a file: give fewer, and with --set what all trainings may have"
+        )
+    return method, told
 
 
 def with_variant(config: TrainConfig, method: str, own: str | dict[str, Any]) -> TrainConfig:
@@ -76,6 +78,8 @@ def _pairs(text: str, method: str, own: str) -> dict[str, Any]:
         key = key.removeprefix(f"{group}.")
         if not (key and equals and value):
             raise ConfigError(f"{text}: '{word}' is no setting. {HINT}")
+        if ":" in value:  # which YAML may take for a number of minutes
+            raise ConfigError(f"{text}: '{value}' is no value. {HINT}")
         if key in found:
             raise ConfigError(f"{text}: {key} is given twice")
         try:
@@ -86,4 +90,6 @@ def _pairs(text: str, method: str, own: str) -> dict[str, Any]:
 
 
 def _told(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -10,12 +10,12 @@
 Facts of the publication's code: consistency under a horizontal flip, dropped regions whose best class is not above
 background, both losses, no average of the student as a teacher, and a weight that rises and falls: up until 32k, down
 after 100k of 120k steps, on SSD. Our choice: what a sigmoid for each class asks for where SSD has a softmax - a KL
-divergence is the sum of those of the classes, and a class is above background if its probability is above one half,
-as that of its absence is below it then; that the one without a gradient is the target, the first of the two; the
-offsets - FCOS's four distances in strides, RetinaNet's deltas; the unlabelled images alone, without photometrics (the
-weak view); the steps of the ramps, which are those of every method here and the last ``ramp_down`` of them; and the
-labelled loss, which is the twin's. The average of the student is judged and shipped as in every method; it teaches
-nothing.
+divergence is the sum of those of the classes, and a class is above background if its probability is above one half
+(``threshold``), as that of its absence is below it then; that the one without a gradient is the target, the first of
+the two; the offsets - FCOS's four distances in strides, RetinaNet's deltas; the unlabelled images alone, without
+photometrics (the weak view); the steps of the ramps, which are those of every method here and the last ``ramp_down`` of
+them; and the labelled loss, which is the twin's. The average of the student is judged and shipped as in every method;
+it teaches nothing.
 """
 
 from __future__ import annotations
@@ -35,9 +35,6 @@ from sedet.detectors.regions import HALF_LEVELS, Regions
 from sedet.methods.method import Method, Progress
 from sedet.methods.sed import binary_kl
 from sedet.methods.supervised import joint_views, labeled_losses
-
-ABOVE_BACKGROUND = 0.5
-"""A class is above background from this probability on: then it is likelier than its absence."""
 
 PARTS = ("class", "box")
 
@@ -78,7 +75,9 @@ class CSD(Method):
             return losses
         middle = count + len(unlabeled)
         parts = csd_losses(
-            full.images(slice(count, middle)), mirror(full.images(slice(middle, None)), images.shape[-1])
+            full.images(slice(count, middle)),
+            mirror(full.images(slice(middle, None)), images.shape[-1]),
+            self.config.threshold,
         )
         weight *= self.config.weight * ramp_down(progress, self.config.ramp_down)
         return losses | {f"csd_{part}": weight * parts[part] for part in PARTS}
@@ -149,14 +148,15 @@ def offsets(regions: Regions) -> Tensor:
     return torch.cat([low, high], dim=-1) / regions.strides[:, None]
 
 
-def csd_losses(original: Regions, mirrored: Regions) -> dict[str, Tensor]:
+def csd_losses(original: Regions, mirrored: Regions, threshold: float = 0.5) -> dict[str, Tensor]:
     """The consistency losses, unweighted scalars: ``class`` and ``box``.
 
     Args:
         original: the student's answers on the unflipped images; they say which regions count.
         mirrored: those on the flipped ones, in the same frame (:func:`mirror`).
+        threshold: probability that a region's best class is above.
     """
-    kept = original.valid & mirrored.valid & (original.scores().detach().amax(dim=-1) > ABOVE_BACKGROUND)
+    kept = original.valid & mirrored.valid & (original.scores().detach().amax(dim=-1) > threshold)
     number = process_mean(kept.sum().float(), least=1.0)
     a, b = original.logits[kept], mirrored.logits[kept]
     divergence = (binary_kl(b, a) + binary_kl(a, b)).sum() / 2

@@ -1,6 +1,6 @@
 """PseCo (Li et al., ECCV 2022): regions chosen by what they predict, boxes weighed by agreement, two sizes.
 
-  pseudo labels  the teacher's detections on the weak view, score from 0.6
+  pseudo labels  the teacher's detections on the weak view, score > 0.6
   RoIs           the teacher's proposals there; for each of them, by the teacher's second stage:
                    p_r   a softmax over the classes, the background left out
                    b_r   the box it decodes for its best class

@@ -15,7 +15,7 @@ from sedet.detectors.regions import Detections, Regions
 
 @torch.no_grad()
 def teacher_detections(teacher: Detector, batch: Batch, threshold: float) -> list[Detections]:
-    """What the teacher finds on the weak view, from a score on, in the full view's pixels."""
+    """What the teacher finds on the weak view, above a score, in the full view's pixels."""
     assert batch.weak is not None
     return teacher.detect(teacher(pixels(batch.weak), batch.content), batch.content, score_threshold=threshold)
 
@@ -38,7 +38,7 @@ def hidden(boxes: Tensor, erased: Tensor, erase_limit: float) -> Tensor:
 def pseudo_labels(
     teacher: Detector, answer: Regions, batch: Batch, threshold: float, erase_limit: float
 ) -> list[Targets]:
-    """Hard labels from answers that are already there: the teacher's boxes (after NMS) of at least ``threshold``."""
+    """Hard labels from answers that are already there: the teacher's boxes after NMS that score above ``threshold``."""
     return as_labels(teacher.detect(answer, batch.content, score_threshold=threshold), batch, erase_limit)
 
 

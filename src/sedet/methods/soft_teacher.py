@@ -1,7 +1,7 @@
 """Soft Teacher (Xu et al., ICCV 2021): background weighed by the teacher, boxes taught by those that jitter little.
 
-  candidates     the teacher's detections on the weak view, score from 0.5
-  sure           those of score from 0.9: they teach objectness (RPN) and classes
+  candidates     the teacher's detections on the weak view, score > 0.5
+  sure           those of score >= 0.9: they teach objectness (RPN) and classes
   steady         those of jitter uncertainty < 0.02 (jitter.py), whatever their score: they teach boxes
   L_class  = sum_r w_r CE(student_r, label_r) / sum_r w_r          RoIs drawn by the sure ones; w_r = 1 where r answers
                                                                    for one, else the teacher's background score of r

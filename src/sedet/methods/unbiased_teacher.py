@@ -1,6 +1,6 @@
 """Unbiased Teacher (Liu et al., ICLR 2021): confident detections teach classes, and no boxes.
 
-  label     the teacher's detections on the weak view of score >= threshold
+  label     the teacher's detections on the weak view of score > threshold
   L_unsup   = the class parts of the detector's loss on the strong view with these labels: no box is taught
   L_sup     = the detector's loss, mean of the labelled images' strong and weak views
   total     = L_sup + weight(t) L_unsup
@@ -9,7 +9,8 @@ Facts of the publication's code: the threshold 0.7; box regression on pseudo lab
 in weak form; in Faster R-CNN's second stage a focal loss of gamma 1.5 in place of the cross-entropy (the first keeps
 its own); weight 4 (2 for VOC and for all of COCO's labels). Our choice: the focal loss and the weak views join when the
 unlabelled images do, so that the burn-in is that of every method here; where the labelled images are trained on at
-half size too, that is the mean with both full-size views; objectness is a class part; on dense detectors, whose class
+half size too, that is the mean with both full-size views; a box erased in the strong view is ignored in the weak one
+too; objectness is a class part; on dense detectors, whose class
 loss is focal anyway, centerness is taught as little as boxes are; the ramp and the teacher's average. Defined for every
 detector.
 """

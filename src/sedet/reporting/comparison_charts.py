@@ -20,6 +20,23 @@ MOST_METHODS = 8
 """Methods with a line of their own: those that the colours tell apart."""
 
 
+def shown_methods(entries: Sequence[Row]) -> tuple[list[str], str]:
+    """The methods that have a line of their own, in the order of the table, and a word on the others.
+
+    Where there are too many: supervised, and those with the highest AP.
+    """
+    methods = list(dict.fromkeys(entry["method"] for entry in entries if not entry["ceiling"]))
+    if len(methods) <= MOST_METHODS:
+        return methods, ""
+    best = {method: max(_low(e["ap"]) for e in entries if e["method"] == method) for method in methods}
+    ranked = sorted(methods, key=lambda method: (method != "supervised", -best[method]))[:MOST_METHODS]
+    return [m for m in methods if m in ranked], f" Of {len(methods)} rows those with the highest AP, and supervised."
+
+
+def _low(value: float | None) -> float:
+    return -1.0 if value is None or math.isnan(value) else value
+
+
 def fewest_labels(entries: Sequence[Row]) -> list[Row]:
     """The entries with the fewest labels, the ceiling aside."""
     shares = [entry for entry in entries if not entry["ceiling"]]
@@ -33,7 +50,7 @@ def training_charts(runs: Path, entries: Sequence[Row], rows: Mapping[Cell, Row]
         runs: folder of the run folders, each with the record of its metrics beside it.
     """
     fewest = fewest_labels(entries)
-    methods = [entry["method"] for entry in fewest][:MOST_METHODS]
+    methods, others = shown_methods(fewest)
     series, ends, joins = [], [], []
     for method in methods:
         cells = [c for c, r in rows.items() if c.label == method and r["labels"] == fewest[0]["labels"]]
@@ -55,7 +72,7 @@ def training_charts(runs: Path, entries: Sequence[Row], rows: Mapping[Cell, Row]
             x_label="step",
             y_label="AP",
             description=f"The teacher's, mean over folds and seeds; at the end: {', '.join(ends)}. Runs on the same "
-            "labels share their burn-in.",
+            f"labels share their burn-in.{others}",
             x_range=(0, max(one.x[-1] for one in series)),
             marker=True,
             level=None if top is None else ("all labels", top),
@@ -77,7 +94,7 @@ def _judged(record: Path) -> dict[float, float]:
 def ap_charts(entries: Sequence[Row]) -> list[Chart]:
     """AP over the number of labels, where there are several."""
     shares = list(dict.fromkeys(e["labels"] for e in entries if not e["ceiling"]))
-    methods = list(dict.fromkeys(e["method"] for e in entries if not e["ceiling"]))[:MOST_METHODS]
+    methods, others = shown_methods(entries)
     top = next((e["ap"] for e in entries if e["ceiling"] and e["ap"] is not None), None)
     if len(shares) < 2:
         return []
@@ -98,7 +115,7 @@ def ap_charts(entries: Sequence[Row]) -> list[Chart]:
         series,
         x_label="labels",
         y_label="AP",
-        description="Mean over folds and seeds." + ("" if top is None else f" All labels give {top:.1f} AP."),
+        description="Mean over folds and seeds." + ("" if top is None else f" All labels give {top:.1f} AP.") + others,
         x_range=(-0.3, len(shares) - 0.7),
         marker=True,
         level=None if top is None else ("all labels", top),
@@ -130,7 +147,8 @@ def gain_charts(entries: Sequence[Row]) -> list[Chart]:
 def part_charts(entries: Sequence[Row], rows: Mapping[Cell, Row]) -> list[Chart]:
     """AP by method, by size and by class, with the fewest labels."""
     fewest = fewest_labels(entries) or list(entries)
-    methods = [entry["method"] for entry in fewest][:MOST_METHODS]
+    methods, others = shown_methods(fewest)
+    methods = methods or [entry["method"] for entry in fewest]  # the ceiling alone
     of = {
         method: [r for c, r in rows.items() if c.label == method and r["labels"] == fewest[0]["labels"]]
         for method in methods
@@ -144,7 +162,7 @@ def part_charts(entries: Sequence[Row], rows: Mapping[Cell, Row]) -> list[Chart]
                 for name, key in (("AP", "ap"), ("AP50", "ap50"))
             ],
             x_label="percent points",
-            description="Mean over folds and seeds.",
+            description=f"Mean over folds and seeds.{others}",
         ),
         bars(
             "AP by size of objects",

@@ -137,7 +137,8 @@ def comparison_verdict(entries: Sequence[Row]) -> Verdict:
         if best["gap_share"] is not None:
             notes.append(f"That is {100 * best['gap_share']:.0f} % of the way to all labels.")
     if best is not None and len(rivals) > 1:
-        notes.append(f"{best['method']} is the best of {len(rivals)} here, which flatters it a little.")
+        several = "methods and settings" if any(":" in entry["method"] for entry in rivals) else "methods"
+        notes.append(f"{best['method']} is the best of {len(rivals)} {several} here, which flatters it a little.")
     if best is not None and (best["paired"] or 0) > 1:
         notes.append(f"It is ahead of supervised in {best['ahead']} of {best['paired']} pairs of runs.")
     notes += caveats(fewest)
