@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from sedet.config import MixPLConfig, PseCoConfig, TrainConfig, UnbiasedTeacherConfig
+from sedet.config import MixPLConfig, PseCoConfig, SoftTeacherConfig, TrainConfig, UnbiasedTeacherConfig
 from sedet.detectors.file import save_detector
 from sedet.settings import save_config
 from sedet.training.checkpoint import load_checkpoint
@@ -89,6 +89,10 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path, method: str, co
         {"method": "sed"},
         {"method": "pseco", "detector": "faster_rcnn", "pseco": PseCoConfig(threshold=0.1)},
         {"method": "mixpl", "mixpl": MixPLConfig(threshold=0.01)},
+        {"method": "soft-teacher", "detector": "faster_rcnn", "soft_teacher": SoftTeacherConfig(threshold=0.1)},
+        {"method": "stac"},
+        {"method": "dense-teacher"},
+        {"method": "consistent-teacher"},
     ],
 )
 def test_two_processes_pass_from_the_burn_in_to_the_end(tmp_path: Path, given: dict[str, Any]) -> None:
