@@ -9,6 +9,7 @@ from typing import Any
 from sedet.files import write_atomically
 
 COLOURS = ("#c8501e", "#555555", "#2b6cb0", "#2f855a", "#805ad5", "#b7791f", "#d53f8c", "#319795", "#718096", "#000000")
+BESIDE = 0.04
 MARKERS = ("o", "s", "^", "D")
 """The next one where the colours begin anew."""
 
@@ -31,7 +32,8 @@ def draw(entries: Sequence[dict[str, Any]], path: Path) -> None:
             points = [e for e in entries if e["method"] == method and not e["ceiling"] and e["ap"] is not None]
             if not points:
                 continue
-            x, y = [shares.index(e["labels"]) for e in points], [e["ap"] for e in points]
+            beside = BESIDE * (number - (len(methods) - 1) / 2)  # equal points and bars would hide each other
+            x, y = [shares.index(e["labels"]) + beside for e in points], [e["ap"] for e in points]
             spread = [e["ap_deviation"] or 0.0 for e in points]
             dashes = "--" if method == "supervised" else "-"
             again, colour = divmod(number, len(COLOURS))
