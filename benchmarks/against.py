@@ -167,6 +167,7 @@ def ablation_name(row: Row) -> str:
         "box-one-size": "with these terms, teacher at one size only",
         "box-smooth-l1": "smooth L1 in place of GIoU",
         "no-box": "without the box and quality terms",
+        "pairs": "boxes too, unlabelled images in pairs, their weak view",
         "overlay": "unlabelled images laid over each other in pairs",
         "no-overlay": "unlabelled images as they are, not in pairs",
         "fast-teacher": "a teacher that follows fast (decay 0.93)",

@@ -32,6 +32,8 @@ SPLITS = ("dev", "val")
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 HARD = {"sed.targets": "hard", **dict.fromkeys(("sed.class_weight", "sed.box_weight", "sed.quality_weight"), 1.0)}
 
+PAIRS = {"sed.box_weight": 1.0, "sed.quality_weight": 1.0, "sed.overlay": 1.0, "sed.student_view": "weak"}
+
 TUNED: dict[str, dict[str, dict[str, Any]]] = {
     "dense-teacher": {"share-0.1": {"dense_teacher.share": 0.1}},
     "unbiased-teacher": {"over-0.5": {"unbiased_teacher.threshold": 0.5}},
@@ -61,6 +63,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "box-smooth-l1": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0, "sed.box_loss": "smooth_l1"},
         "no-box": {"sed.box_weight": 0.0, "sed.quality_weight": 0.0},  # where the recipe has them on
         "overlay": {"sed.overlay": 1.0},
+        "pairs": PAIRS,  # what the demo does, on other recipes
         "no-overlay": {"sed.overlay": 0.0},  # where the recipe has it on
         "fast-teacher": {"ema_decay": 0.93},
         "weak-view": {"sed.student_view": "weak"},
