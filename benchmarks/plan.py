@@ -19,6 +19,7 @@ from sedet.demo.settings import TRIALS, demo_config
 from sedet.errors import ConfigError
 from sedet.methods.teacher import ema_decay
 from sedet.settings import from_dict, to_dict
+from sedet.training.plan import sed_defaults
 
 HERE = Path(__file__).resolve().parent
 RECIPES = HERE / "recipes.yaml"
@@ -32,7 +33,7 @@ SPLITS = ("dev", "val")
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 HARD = {"sed.targets": "hard", **dict.fromkeys(("sed.class_weight", "sed.box_weight", "sed.quality_weight"), 1.0)}
 
-PAIRS = {"sed.box_weight": 1.0, "sed.quality_weight": 1.0, "sed.overlay": 1.0, "sed.student_view": "weak"}
+FORMER = {"sed.box_weight": 0.0, "sed.quality_weight": 0.0, "sed.overlay": 0.0, "sed.student_view": "strong"}
 
 TUNED: dict[str, dict[str, dict[str, Any]]] = {
     "dense-teacher": {"share-0.1": {"dense_teacher.share": 0.1}},
@@ -58,12 +59,13 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "reweight-none": {"sed.reweight": "none"},
         "no-reweight": {"sed.reweight": "none", "sed.normalizer": "count"},  # a plain mean over all regions
         "gamma-2": {"sed.gamma": 2.0, "sed.class_weight": 2.0},
-        "box": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0},
+        "box": {**FORMER, "sed.box_weight": 1.0, "sed.quality_weight": 1.0},
         "box-one-size": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0, "sed.three_sizes": False},
         "box-smooth-l1": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0, "sed.box_loss": "smooth_l1"},
         "no-box": {"sed.box_weight": 0.0, "sed.quality_weight": 0.0},  # where the recipe has them on
         "overlay": {"sed.overlay": 1.0},
-        "pairs": PAIRS,  # what the demo does, on other recipes
+        "former": FORMER,  # the defaults until pairs and boxes joined them
+        "now": dict.fromkeys(FORMER),  # those of today, where the recipe has the former ones
         "no-overlay": {"sed.overlay": 0.0},  # where the recipe has it on
         "fast-teacher": {"ema_decay": 0.93},
         "weak-view": {"sed.student_view": "weak"},
@@ -206,7 +208,7 @@ def demo_settings() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a cell's training reads: paths for TrainConfig, and a digest of what they hold."""
+    """What a cell's training reads: paths for TrainConfig, a digest of what they hold, and how many labelled boxes."""
 
     labeled: str
     images: str
@@ -214,6 +216,7 @@ class Inputs:
     val: str
     val_images: str
     digest: str
+    boxes: int = 0
 
 
 @dataclass(frozen=True)
@@ -298,6 +301,8 @@ def make_job(
         # the twin and SED average over the same window
         ema_decay=_decay(config, after),
     )
+    if cell.method == "sed":  # as the training fills it in
+        burn_in, config = (replace(c, sed=sed_defaults(c.sed, c.detector, inputs.boxes)) for c in (burn_in, config))
     settings = {**recipe.methods[cell.method], **changes, **({"length": times} if times != 1 else {})}
     return Job(burn_in, config, burn, settings, identity(burn_in, inputs), identity(config, inputs, burn_in))
 

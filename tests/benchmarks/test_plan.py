@@ -38,7 +38,7 @@ def test_no_variant_is_another_one(method: str) -> None:
 
     def ids(variant: str) -> tuple[str, ...]:
         length = 1.5 if variant == "wallclock" else None
-        recipes = ("tiny", "demo", "demo-hold")
+        recipes = ("tiny", "cpu", "demo", "demo-hold")
         return tuple(job(recipe=r, method=method, variant=variant, length=length).config_id for r in recipes)
 
     assert len({ids(v) for v in VARIANTS[method]}) == len(VARIANTS[method])
@@ -53,7 +53,8 @@ def test_without_half_size_labels_each_has_its_own_burn_in() -> None:
 
 def test_the_twin_differs_in_the_method_alone() -> None:
     sed, twin = job().config, job(method="supervised").config
-    assert replace(sed, method="supervised", unlabeled=()) == twin
+    assert replace(sed, method="supervised", unlabeled=(), sed=twin.sed) == twin
+    assert twin.sed.overlay is None and sed.sed.overlay == 1, "only SED's own are filled in"
     assert not twin.guard and not twin.patience and twin.ema_decay is not None
 
 

@@ -62,10 +62,19 @@ RPN_PARTS = ("rpn_class", "rpn_box")
 
 
 class SED(Method):
-    """One SED step. See the module's text; every choice is a field of :class:`sedet.config.SEDConfig`."""
+    """One SED step. See the module's text; every choice is a field of :class:`sedet.config.SEDConfig`.
+
+    What is left open there (None) is off here: :func:`sedet.training.plan.sed_defaults` fills it in from the data.
+    """
 
     def __init__(self, config: SEDConfig, half_size: bool = True, erase_limit: float = 0.7) -> None:
         self.config, self.half_size, self.erase_limit = config, half_size, erase_limit
+        self.overlay = config.overlay or 0.0
+        self.weights = {
+            "class": config.class_weight,
+            "box": config.box_weight or 0.0,
+            "quality": config.quality_weight or 0.0,
+        }
         self.uses_unlabeled = config.distill or config.scale
         self.largest_zoom = config.largest_zoom if config.three_sizes and self.uses_unlabeled else 0.0
         self.uses_half = half_size or config.scale
@@ -89,7 +98,7 @@ class SED(Method):
             unlabeled = replace(unlabeled, strong=unlabeled.weak, half=unlabeled.weak_half, erased=uncovered)
 
         # Views of one size share a forward: labelled first, then unlabelled.
-        pairs = unlabeled is not None and config.overlay > 0 and bool(torch.rand(()) < config.overlay)
+        pairs = unlabeled is not None and self.overlay > 0 and bool(torch.rand(()) < self.overlay)
         shown = overlay_batch(unlabeled) if unlabeled is not None and pairs else unlabeled
         full = student(*joint_views(labeled, shown if config.distill else None, half=False))
         half = None
@@ -135,7 +144,7 @@ class SED(Method):
                     first = {f"rpn_{part}": terms[part] for part in ("class", "box")}
                     terms = first | distillation(roi_target, seen, scale, config)
             for part in parts:
-                part_weight = getattr(config, f"{part.removeprefix('rpn_')}_weight")
+                part_weight = self.weights[part.removeprefix("rpn_")]
                 if part_weight > 0:
                     # Detectors without a quality logit have no such loss of their own.
                     losses[f"{name}_{part}"] = view_weight * part_weight * terms.get(part, zero)

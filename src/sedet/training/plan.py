@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from sedet.config import TrainConfig
+from sedet.config import SEDConfig, TrainConfig
 from sedet.detectors.backbones import DEFAULT_CPU, DEFAULT_GPU
 from sedet.detectors.build import Detector
 from sedet.detectors.warm_start import WarmStart, complete_settings, shared_classes
@@ -24,6 +24,8 @@ from sedet.training.optimizer import warmup_updates
 from sedet.training.probe import Expectation
 
 # Our choices, measured on small data (docs/experiments.md); every one can be set by hand.
+FEW_BOXES = 150
+"""Up to so many labelled boxes SED distils boxes at full weight; from there on at (FEW_BOXES / boxes)²."""
 BASE_RATE = 1e-3
 """AdamW's peak rate for a batch of BASE_BATCH labelled images; goes with the square root of the batch."""
 BASE_BATCH = 8
@@ -63,6 +65,7 @@ def resolve(
     median_side: int,
     start: WarmStart | None = None,
     unlabeled: int = 0,
+    boxes: int = 0,
 ) -> TrainConfig:
     """Fill in every setting that was left to the program.
 
@@ -73,6 +76,7 @@ def resolve(
         median_side: median long side of the labelled images, pixels.
         start: weights to begin with, whose sizes are taken.
         unlabeled: images of the pool.
+        boxes: labelled boxes.
 
     Raises:
         ConfigError: a size was asked for that ``start`` does not have.
@@ -109,6 +113,29 @@ def resolve(
         workers=_workers(gpu) if config.workers is None else config.workers,
         eval_every=evaluate,
         save_every=config.save_every or evaluate,
+        sed=sed_defaults(config.sed, config.detector, boxes),
+    )
+
+
+def sed_defaults(config: SEDConfig, detector: str, boxes: int) -> SEDConfig:
+    """SED's settings with what was left open filled in (our design, chosen on drawn scenes and blood cells).
+
+    Pairs keep the student learning, so that it needs no strong view besides. Boxes are distilled where labels are few:
+    they are learnt out soon, and what the teacher says of many images is then better than what they go on to teach.
+
+    Args:
+        boxes: labelled boxes.
+    """
+    dense = detector != "faster_rcnn" and config.targets == "soft"
+    overlay = config.overlay if config.overlay is not None else 1.0 if dense else 0.0
+    weight = round(min(1.0, (FEW_BOXES / max(1, boxes)) ** 2), 2) if dense else 0.0
+    box_weight = weight if config.box_weight is None else config.box_weight
+    return replace(
+        config,
+        overlay=overlay,
+        student_view=config.student_view or ("weak" if overlay == 1 else "strong"),
+        box_weight=box_weight,
+        quality_weight=box_weight if config.quality_weight is None else config.quality_weight,
     )
 
 
@@ -298,6 +325,7 @@ def describe(
         ("steps", stages + (f"; judged every {schedule.evaluate}" if data.val is not None else "")),
         ("batch", ", ".join([each, *parts])),
         ("rate", rate),
+        *([("sed", sed_line(config.sed, int(counts.sum())))] if config.method == "sed" else []),
         ("device", f"{config.device}{threads}, precision {config.precision}"),
         ("expect", _cost(expected)),
     ]
@@ -305,6 +333,17 @@ def describe(
     for name, text in rows:
         lines += textwrap.wrap(text, 80, initial_indent=f"  {name:<9} ", subsequent_indent=" " * 12)
     return lines
+
+
+def sed_line(config: SEDConfig, boxes: int) -> str:
+    """What the student sees of unlabelled images, and what it learns of them, from complete settings."""
+    pairs = "in pairs, " if config.overlay == 1 else f"{config.overlay:.0%} in pairs, " if config.overlay else ""
+    learnt = "classes"
+    if config.box_weight:
+        learnt = f"classes and boxes (weight {config.box_weight:g}, for {boxes} labelled ones)"
+    if config.targets == "hard":
+        learnt = f"hard labels over {config.threshold:g}"
+    return f"unlabelled images {pairs}{config.student_view} view; learnt: {learnt}"
 
 
 def _cost(expected: Expectation | None) -> str:
