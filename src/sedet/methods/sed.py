@@ -11,8 +11,8 @@ Everything else here - the pairing of levels, every formula, normaliser, weight 
 
   teacher (EMA)  <-  weak view            p_T, b_T, q_T at every region r, detached, no threshold, no NMS
                      weak view, double    joined on the lowest level up to largest_zoom, half on all others (join.py)
-  student        <-  strong view          L_distill           (or the weak view, student_view)
-  student        <-  strong view, half    L_scale: level P_l of the full view against P_{l-1} of the half view, which
+  student        <-  weak views in pairs  L_distill           (or strong views, each alone: student_view, overlay)
+  student        <-  the same, half       L_scale: level P_l of the full view against P_{l-1} of the half view, which
                                           have the same grid; boxes of the half view are doubled
 
   L_cls  = sum_r m_r sum_c w_rc KL(p_T,rc || p_S,rc) / N        w_rc = |p_T - p_S|^gamma (or another, see class_weights)
@@ -26,8 +26,9 @@ proposes, looked at by teacher and student at both sizes, one level lower in the
 L_cls is the KL divergence of a RoI's distribution with one weight, w_r = half the sum of |p_T - p_S| over the classes
 (the background among them), v_r = (1 - p_T(background))^2, and boxes are those of the teacher's best class.
 
-b_T is the teacher's box at the region, or at choice the vote of all that answer for its object (vote.py). At choice the
-student sees unlabelled images in pairs, laid over each other, and learns the surer of both answers (overlay.py).
+b_T is the teacher's box at the region, or at choice the vote of all that answer for its object (vote.py). With dense
+detectors the student sees unlabelled images in pairs, laid over each other, and learns the surer of both answers
+(overlay.py), and L_box and L_qual weigh the more the fewer boxes are labelled (:func:`sedet.training.plan.sed_defaults`).
 m_r is 0 in padding, where the region's centre is erased, and where the teacher's box is erased beyond the limit:
 there the student cannot see what the teacher saw, and the discrepancy weight would be at its largest.
 """
