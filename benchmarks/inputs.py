@@ -101,7 +101,6 @@ def cell_data(cell: Cell, data: Path, work: Path) -> CellData:
         val=str(paths["dev"]),
         val_images=str(dev.root),
         digest=digest.hexdigest(),
-        boxes=int(clean(labeled)[0].class_counts().sum()),
     )
     return CellData(inputs, len(labeled), len(table), left_out)
 

@@ -33,8 +33,6 @@ SPLITS = ("dev", "val")
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 HARD = {"sed.targets": "hard", **dict.fromkeys(("sed.class_weight", "sed.box_weight", "sed.quality_weight"), 1.0)}
 
-FORMER = {"sed.box_weight": 0.0, "sed.quality_weight": 0.0, "sed.overlay": 0.0, "sed.student_view": "strong"}
-
 TUNED: dict[str, dict[str, dict[str, Any]]] = {
     "dense-teacher": {"share-0.1": {"dense_teacher.share": 0.1}},
     "unbiased-teacher": {"over-0.5": {"unbiased_teacher.threshold": 0.5}},
@@ -59,13 +57,14 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "reweight-none": {"sed.reweight": "none"},
         "no-reweight": {"sed.reweight": "none", "sed.normalizer": "count"},  # a plain mean over all regions
         "gamma-2": {"sed.gamma": 2.0, "sed.class_weight": 2.0},
-        "box": {**FORMER, "sed.box_weight": 1.0, "sed.quality_weight": 1.0},
+        "box": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0},
         "box-one-size": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0, "sed.three_sizes": False},
         "box-smooth-l1": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0, "sed.box_loss": "smooth_l1"},
         "no-box": {"sed.box_weight": 0.0, "sed.quality_weight": 0.0},  # where the recipe has them on
         "overlay": {"sed.overlay": 1.0},
-        "former": FORMER,  # the defaults until pairs and boxes joined them
-        "now": dict.fromkeys(FORMER),  # those of today, where the recipe has the former ones
+        # for few labels, as the demo has it: boxes too, and pairs in the weak view
+        "pairs": {"sed.overlay": 1.0, "sed.box_weight": 1.0},
+        "pairs-third": {"sed.overlay": 1.0, "sed.box_weight": 0.33},
         "no-overlay": {"sed.overlay": 0.0},  # where the recipe has it on
         "fast-teacher": {"ema_decay": 0.93},
         "weak-view": {"sed.student_view": "weak"},
@@ -208,7 +207,7 @@ def demo_settings() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a cell's training reads: paths for TrainConfig, a digest of what they hold, and how many labelled boxes."""
+    """What a cell's training reads: paths for TrainConfig, and a digest of what they hold."""
 
     labeled: str
     images: str
@@ -216,7 +215,6 @@ class Inputs:
     val: str
     val_images: str
     digest: str
-    boxes: int = 0
 
 
 @dataclass(frozen=True)
@@ -302,7 +300,7 @@ def make_job(
         ema_decay=_decay(config, after),
     )
     if cell.method == "sed":  # as the training fills it in
-        burn_in, config = (replace(c, sed=sed_defaults(c.sed, c.detector, inputs.boxes)) for c in (burn_in, config))
+        burn_in, config = (replace(c, sed=sed_defaults(c.sed)) for c in (burn_in, config))
     settings = {**recipe.methods[cell.method], **changes, **({"length": times} if times != 1 else {})}
     return Job(burn_in, config, burn, settings, identity(burn_in, inputs), identity(config, inputs, burn_in))
 

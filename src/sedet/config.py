@@ -78,11 +78,10 @@ class SEDConfig:
     box_share: float = 1.0
     """How much of the other size's box enters where both agree (0..1; 1: their mean by confidence, 0: none)."""
     student_view: Literal["strong", "weak"] | None = None
-    """The unlabelled view the student learns from; weak: the teacher's own. Default: weak with pairs, else strong."""
-    overlay: float | None = None
-    """Share of the steps whose unlabelled images are laid over each other in pairs (0..1; dense detectors). Default: 1
-    with dense detectors and soft targets, else 0. Pairs are of one process and one micro-batch: several processes make
-    other pairs than one, and one image none."""
+    """The unlabelled view the student learns from; weak: the teacher's own. Default: weak with overlay 1."""
+    overlay: float = 0.0
+    """Share of the steps whose unlabelled images are laid over each other in pairs (0..1; dense detectors).
+    Pairs are of one process and one micro-batch: several processes make other pairs than one, and one image none."""
     reweight: Literal["discrepancy", "foreground", "none"] = "discrepancy"
     """What weighs a class term: |p_T - p_S|^gamma, the teacher's foreground score, or nothing."""
     gamma: float = 1.0
@@ -99,9 +98,9 @@ class SEDConfig:
     """lambda_s: weight of the half-size view's loss beside the full view's."""
     class_weight: float = 1.0
     """Weight of the class term."""
-    box_weight: float | None = None
-    """Weight of the box term: it gains where labels are few, and harms where they still teach boxes. Default: 1 for up
-    to 150 labelled boxes, from there on (150 / boxes)²; 0 with Faster R-CNN or hard targets."""
+    box_weight: float = 0.0
+    """Weight of the box term. 1 gains where labels are learnt out and the teacher's boxes are better than the
+    student's, and harms elsewhere."""
     box_target: Literal["region", "voted"] = "region"
     """The box a region is taught: the teacher's at that region, or a vote of all that answer for the same object."""
     box_gamma: float = 0.0

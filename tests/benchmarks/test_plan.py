@@ -54,7 +54,7 @@ def test_without_half_size_labels_each_has_its_own_burn_in() -> None:
 def test_the_twin_differs_in_the_method_alone() -> None:
     sed, twin = job().config, job(method="supervised").config
     assert replace(sed, method="supervised", unlabeled=(), sed=twin.sed) == twin
-    assert twin.sed.overlay is None and sed.sed.overlay == 1, "only SED's own are filled in"
+    assert twin.sed.student_view is None and sed.sed.student_view == "strong", "only SED's own are filled in"
     assert not twin.guard and not twin.patience and twin.ema_decay is not None
 
 

@@ -228,11 +228,11 @@ def _more_images(comparison: Comparison, val: AnnotationTable, classes: Sequence
     return (*more, *(path for path, match in zip(paths, shown, strict=True) if match is None))
 
 
-def write_data(comparison: Comparison, pool: Pool) -> dict[str, tuple[int, int, int]]:
+def write_data(comparison: Comparison, pool: Pool) -> dict[str, tuple[int, int]]:
     """Write the labelled part of each percent and fold, the lists of unlabelled images and val; what is there stays.
 
     Returns:
-        Labelled images, labelled boxes and unlabelled images of each, by ``Cell.data``.
+        Labelled and unlabelled images of each, by ``Cell.data``.
 
     Raises:
         ConfigError: a labelled part that is there is damaged.
@@ -247,31 +247,31 @@ def write_data(comparison: Comparison, pool: Pool) -> dict[str, tuple[int, int, 
     for name, cell in {cell.data: cell for cell in comparison.cells}.items():
         part, images = folder / name / "labeled.json", folder / name / "pool.txt"
         if images.is_file() and part.is_file():  # the list is written last
+            labeled = len(table) if cell.percent == ALL else _images_in(part)
             if images.read_text(encoding="utf-8") != listed:  # the data were moved
                 write_text(images, listed)
         else:
-            _draw(cell, table, part)
+            labeled = _draw(cell, table, part)
             write_text(images, listed)
-        counts[name] = (*_counts(part), len(paths))
+        counts[name] = (labeled, len(paths))
     return counts
 
 
-def _draw(cell: Cell, table: AnnotationTable, path: Path) -> None:
+def _draw(cell: Cell, table: AnnotationTable, path: Path) -> int:
     split = split_shots(table, cell.shots, cell.fold) if cell.shots else split_table(table, cell.percent, cell.fold)
     write_coco(table.subset(split.labeled), path)
+    return len(split.labeled)
 
 
-def _counts(path: Path) -> tuple[int, int]:
-    """Images and boxes of a labelled part."""
+def _images_in(path: Path) -> int:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return len(found["images"]), len(found["annotations"])
+        return len(json.loads(path.read_text(encoding="utf-8"))["images"])
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is damaged: remove it, and the same command draws it again") from error
 
 
 def complete(
-    comparison: Comparison, counts: dict[str, tuple[int, int, int]], table: AnnotationTable
+    comparison: Comparison, counts: dict[str, tuple[int, int]], table: AnnotationTable
 ) -> dict[str, TrainConfig]:
     """Settings of each part of the data with rate, batch, steps filled in, by ``Cell.data``.
 
@@ -280,9 +280,9 @@ def complete(
     device = plan.resolve_device(comparison.settings)
     side = int(statistics.median(max(e.width, e.height) for e in table.images))
     found = {}
-    for name, (labeled, boxes, pool) in counts.items():
+    for name, (labeled, pool) in counts.items():
         base = replace(comparison.settings, method="sed")
-        found[name] = plan.resolve(base, device, labeled, side, None, pool, boxes)
+        found[name] = plan.resolve(base, device, labeled, side, None, pool)
     ceiling = next((cell.data for cell in comparison.cells if cell.ceiling), None)
     others = [config.steps or 0 for name, config in found.items() if name != ceiling]
     if ceiling is not None and others and comparison.settings.steps is None:

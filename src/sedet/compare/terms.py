@@ -19,7 +19,7 @@ from sedet.training.inputs import absolute_paths, table_digest
 
 NOT_NUMBERS = ("device", "threads", "workers", "cache", "loggers", "report")
 """Settings that change no number by themselves, and may so differ when a comparison goes on."""
-OF_PART = ("steps", "eval_every", "save_every", "sed.box_weight", "sed.quality_weight")
+OF_PART = ("steps", "eval_every", "save_every")
 """Settings that may follow from the number of labels, and so differ between percents."""
 FACTS = ("detector", "backbone", "image_size", "steps", "batch", "rate")
 """What rows from before ``settings`` was in them tell of theirs."""

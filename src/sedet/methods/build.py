@@ -28,7 +28,7 @@ def make_method(config: TrainConfig) -> Method:
     if config.detector not in entry.detectors:
         known = " and ".join(entry.detectors)
         raise ConfigError(f"{config.method} is defined for the detector {known}, not for {config.detector}")
-    if config.method == "sed" and (config.sed.overlay or 0) > 0:
+    if config.method == "sed" and config.sed.overlay > 0:
         if config.detector == "faster_rcnn":
             raise ConfigError("sed.overlay is defined for dense detectors: fcos and retinanet")
         if config.sed.targets == "hard":

@@ -11,7 +11,7 @@ Everything else here - the pairing of levels, every formula, normaliser, weight 
 
   teacher (EMA)  <-  weak view            p_T, b_T, q_T at every region r, detached, no threshold, no NMS
                      weak view, double    joined on the lowest level up to largest_zoom, half on all others (join.py)
-  student        <-  weak views in pairs  L_distill           (or strong views, each alone: student_view, overlay)
+  student        <-  strong view          L_distill           (or weak views in pairs: student_view, overlay)
   student        <-  the same, half       L_scale: level P_l of the full view against P_{l-1} of the half view, which
                                           have the same grid; boxes of the half view are doubled
 
@@ -26,9 +26,8 @@ proposes, looked at by teacher and student at both sizes, one level lower in the
 L_cls is the KL divergence of a RoI's distribution with one weight, w_r = half the sum of |p_T - p_S| over the classes
 (the background among them), v_r = (1 - p_T(background))^2, and boxes are those of the teacher's best class.
 
-b_T is the teacher's box at the region, or at choice the vote of all that answer for its object (vote.py). With dense
-detectors the student sees unlabelled images in pairs, laid over each other, and learns the surer of both answers
-(overlay.py), and L_box and L_qual weigh the more the fewer boxes are labelled (:func:`sedet.training.plan.sed_defaults`).
+b_T is the teacher's box at the region, or at choice the vote of all that answer for its object (vote.py). At choice the
+student sees unlabelled images in pairs, laid over each other, and learns the surer of both answers (overlay.py).
 m_r is 0 in padding, where the region's centre is erased, and where the teacher's box is erased beyond the limit:
 there the student cannot see what the teacher saw, and the discrepancy weight would be at its largest.
 """
@@ -65,15 +64,14 @@ RPN_PARTS = ("rpn_class", "rpn_box")
 class SED(Method):
     """One SED step. See the module's text; every choice is a field of :class:`sedet.config.SEDConfig`.
 
-    What is left open there (None) is off here: :func:`sedet.training.plan.sed_defaults` fills it in from the data.
+    What is left open there (None) is off here: :func:`sedet.training.plan.sed_defaults` fills it in.
     """
 
     def __init__(self, config: SEDConfig, half_size: bool = True, erase_limit: float = 0.7) -> None:
         self.config, self.half_size, self.erase_limit = config, half_size, erase_limit
-        self.overlay = config.overlay or 0.0
         self.weights = {
             "class": config.class_weight,
-            "box": config.box_weight or 0.0,
+            "box": config.box_weight,
             "quality": config.quality_weight or 0.0,
         }
         self.uses_unlabeled = config.distill or config.scale
@@ -99,7 +97,7 @@ class SED(Method):
             unlabeled = replace(unlabeled, strong=unlabeled.weak, half=unlabeled.weak_half, erased=uncovered)
 
         # Views of one size share a forward: labelled first, then unlabelled.
-        pairs = unlabeled is not None and self.overlay > 0 and bool(torch.rand(()) < self.overlay)
+        pairs = unlabeled is not None and config.overlay > 0 and bool(torch.rand(()) < config.overlay)
         shown = overlay_batch(unlabeled) if unlabeled is not None and pairs else unlabeled
         full = student(*joint_views(labeled, shown if config.distill else None, half=False))
         half = None

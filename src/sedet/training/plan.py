@@ -24,8 +24,6 @@ from sedet.training.optimizer import warmup_updates
 from sedet.training.probe import Expectation
 
 # Our choices, measured on small data (docs/experiments.md); every one can be set by hand.
-FEW_BOXES = 150
-"""Up to so many labelled boxes SED distils boxes at full weight; from there on at (FEW_BOXES / boxes)²."""
 BASE_RATE = 1e-3
 """AdamW's peak rate for a batch of BASE_BATCH labelled images; goes with the square root of the batch."""
 BASE_BATCH = 8
@@ -65,7 +63,6 @@ def resolve(
     median_side: int,
     start: WarmStart | None = None,
     unlabeled: int = 0,
-    boxes: int = 0,
 ) -> TrainConfig:
     """Fill in every setting that was left to the program.
 
@@ -76,7 +73,6 @@ def resolve(
         median_side: median long side of the labelled images, pixels.
         start: weights to begin with, whose sizes are taken.
         unlabeled: images of the pool.
-        boxes: labelled boxes.
 
     Raises:
         ConfigError: a size was asked for that ``start`` does not have.
@@ -113,29 +109,19 @@ def resolve(
         workers=_workers(gpu) if config.workers is None else config.workers,
         eval_every=evaluate,
         save_every=config.save_every or evaluate,
-        sed=sed_defaults(config.sed, config.detector, boxes),
+        sed=sed_defaults(config.sed),
     )
 
 
-def sed_defaults(config: SEDConfig, detector: str, boxes: int) -> SEDConfig:
-    """SED's settings with what was left open filled in (our design, chosen on drawn scenes and blood cells).
+def sed_defaults(config: SEDConfig) -> SEDConfig:
+    """SED's settings with those filled in that follow from others (our design).
 
-    Pairs keep the student learning, so that it needs no strong view besides. Boxes are distilled where labels are few:
-    they are learnt out soon, and what the teacher says of many images is then better than what they go on to teach.
-
-    Args:
-        boxes: labelled boxes.
+    Pairs keep the student learning, so that it needs no strong view besides; centerness belongs to the boxes.
     """
-    dense = detector != "faster_rcnn" and config.targets == "soft"
-    overlay = config.overlay if config.overlay is not None else 1.0 if dense else 0.0
-    weight = round(min(1.0, (FEW_BOXES / max(1, boxes)) ** 2), 2) if dense else 0.0
-    box_weight = weight if config.box_weight is None else config.box_weight
     return replace(
         config,
-        overlay=overlay,
-        student_view=config.student_view or ("weak" if overlay == 1 else "strong"),
-        box_weight=box_weight,
-        quality_weight=box_weight if config.quality_weight is None else config.quality_weight,
+        student_view=config.student_view or ("weak" if config.overlay == 1 else "strong"),
+        quality_weight=config.box_weight if config.quality_weight is None else config.quality_weight,
     )
 
 
@@ -325,7 +311,7 @@ def describe(
         ("steps", stages + (f"; judged every {schedule.evaluate}" if data.val is not None else "")),
         ("batch", ", ".join([each, *parts])),
         ("rate", rate),
-        *([("sed", sed_line(config.sed, int(counts.sum())))] if config.method == "sed" else []),
+        *([("sed", sed_line(config.sed))] if config.method == "sed" else []),
         ("device", f"{config.device}{threads}, precision {config.precision}"),
         ("expect", _cost(expected)),
     ]
@@ -335,12 +321,12 @@ def describe(
     return lines
 
 
-def sed_line(config: SEDConfig, boxes: int) -> str:
+def sed_line(config: SEDConfig) -> str:
     """What the student sees of unlabelled images, and what it learns of them, from complete settings."""
     pairs = "in pairs, " if config.overlay == 1 else f"{config.overlay:.0%} in pairs, " if config.overlay else ""
     learnt = "classes"
     if config.box_weight:
-        learnt = f"classes and boxes (weight {config.box_weight:g}, for {boxes} labelled ones)"
+        learnt = f"classes and boxes (weight {config.box_weight:g})"
     if config.targets == "hard":
         learnt = f"hard labels over {config.threshold:g}"
     return f"unlabelled images {pairs}{config.student_view} view; learnt: {learnt}"

@@ -117,9 +117,7 @@ def _train(config: TrainConfig, resume: Path | None, held: ExitStack) -> Outcome
     free = config.batch is None and config.accumulate == 1 and saved is None and fabric.world_size == 1
     if config.start and resume is None:
         config = plan.as_long_as(config, Path(config.start))
-    boxes = int(data.labeled.class_counts().sum())
-    device = plan.resolve_device(config)
-    config = plan.resolve(config, device, len(data.labeled), int(np.median(sides)), warm, pool, boxes)
+    config = plan.resolve(config, plan.resolve_device(config), len(data.labeled), int(np.median(sides)), warm, pool)
     schedule = plan.make_schedule(config)
     notes = list(data.notes)
     shared_run = plan.check_start(config, Path(config.start)) if config.start and resume is None else None
