@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,10 @@ from tests.compare.test_table import asked, put
 LONG = [f"{name}=0.{'1' * 15}" for name in ("gamma", "weight", "class_weight", "box_weight", "box_share", "overlay")]
 
 
+def replace_gain(entry: dict[str, Any]) -> dict[str, Any]:
+    return entry | dict.fromkeys(("gain", "low", "high", "paired", "ahead"))
+
+
 @pytest.mark.parametrize(
     ("text", "want"),
     [
@@ -32,6 +37,10 @@ LONG = [f"{name}=0.{'1' * 15}" for name in ("gamma", "weight", "class_weight", "
         ("sed:gamma=1,temperature=0.5", ("sed", "temperature=0.5")),
         ("sed:class_share_end=0.1", ("sed", "class_share_end=0.1")),
         ("csd:threshold=0.3", ("csd", "threshold=0.3")),
+        ("sed:overlay=1,student_view=weak", ("sed", "overlay=1.0")),  # which follows
+        ("sed:overlay=1,student_view=strong", ("sed", "overlay=1.0,student_view=strong")),
+        ("sed:student_view=strong,quality_weight=0", ("sed", "")),
+        ("sed:box_weight=1,quality_weight=1", ("sed", "box_weight=1.0")),
     ],
 )
 def test_one_spelling(text: str, want: tuple[str, str]) -> None:
@@ -43,13 +52,14 @@ def test_what_the_comparison_has_anyway_is_left_out() -> None:
     shared = TrainConfig(sed=SEDConfig(gamma=2.0))
     assert parse_method("sed:gamma=2", shared) == ("sed", "")
     assert parse_method("sed:gamma=1", shared) == ("sed", "gamma=1.0")
-    assert with_variant(shared, "sed", "gamma=1.0").sed == SEDConfig()
-    assert with_variant(shared, "sed", "") is shared
+    assert with_variant(shared, "sed", "gamma=1.0", fill=False).sed == SEDConfig()
+    assert with_variant(shared, "sed", "", fill=False) is shared
     shared = TrainConfig(mixpl=MixPLConfig(threshold=0.5))
     assert parse_method("mixpl:threshold=null", shared) == ("mixpl", "threshold=null")
     assert with_variant(shared, "mixpl", "threshold=null").mixpl.threshold is None
     assert own_names("dense-teacher", "box_weight=0.0,share=0.1") == {"dense_teacher.box_weight", "dense_teacher.share"}
     assert own_names("supervised", "") == set()
+    assert own_names("sed", "overlay=1.0") == {"sed.overlay", "sed.student_view"}, "and what follows"
 
 
 @pytest.mark.parametrize(
@@ -110,6 +120,8 @@ def test_settings_tried_are_counted(data: Path, tmp_path: Path) -> None:
     line = caveats([entry for entry in entries if entry["method"] != "mixpl"])[-1]
     assert "supervised 1, sed 3." in line and "as many" not in line and "other images" in line
     assert not any("Settings tried" in line for line in caveats([entries[0], entries[4]]))
+    alone = caveats([replace_gain(entry) for entry in entries[1:4]])
+    assert len(alone) == 1 and "sed 3" in alone[0], "also where there is no twin to gain over"
 
 
 def test_rows_may_differ_in_their_own_settings_alone(data: Path, tmp_path: Path) -> None:
@@ -146,13 +158,15 @@ def test_variants_are_trained_from_the_one_burn_in(
     # with another beside it: what is there stays, and the count goes up
     capsys.readouterr()
     before = (out / "rows" / f"{name}.json").stat().st_mtime_ns
-    assert main(command(data, out, "--percents", "37.5", "--no-ceiling", "--methods", "sed:scale=false")) == 0
+    assert main(command(data, out, "--percents", "37.5", "--no-ceiling", "--methods", "sed:scale=false,overlay=1")) == 0
+    sed = load_config(out / "runs" / "p37.5-f1-s0-sed@overlay=1.0,scale=false" / "config.yaml").sed
+    assert (sed.scale, sed.overlay, sed.student_view) == (False, 1.0, "weak")
     assert (out / "rows" / f"{name}.json").stat().st_mtime_ns == before
     table = json.loads((out / "table.json").read_text())
     assert {entry["method"]: entry["tried"] for entry in table} == {
         "supervised": 1,
         "dense-teacher": 2,
         "dense-teacher:class_weight=2.0,share=0.5": 2,
-        "sed:scale=false": 1,
+        "sed:overlay=1.0,scale=false": 1,
     }
     assert "Settings tried on val: " in capsys.readouterr().out

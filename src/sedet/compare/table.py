@@ -236,7 +236,7 @@ def caveats(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the gains and their intervals do not say, one line each."""
     found = sorted({entry["paired"] for entry in entries if entry["paired"]})
     if not found:
-        return []
+        return effort(entries)
     several = [str(count) for count in found if count > 1]
     told = "one run does not tell, and is not conclusive."
     if several:

@@ -6,15 +6,19 @@ So that every method can be tuned from the one burn-in, and so that the table ca
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from sedet import settings
 from sedet.catalog import METHODS
 from sedet.config import TrainConfig
 from sedet.errors import ConfigError
+from sedet.training.plan import sed_defaults
 
 HINT = "Settings are given as METHOD:KEY=VALUE,KEY=VALUE, such as dense-teacher:share=0.1"
 NAMED = re.compile(r"[\w.,=+-]*")
+FOLLOWS = {"sed.overlay": "sed.student_view", "sed.box_weight": "sed.quality_weight"}
+"""What follows from which setting where it is not given (:func:`sedet.training.plan.sed_defaults`)."""
 LONGEST = 160
 """What settings may look like: they become part of the names of files, which end at 255 bytes."""
 
@@ -38,10 +42,15 @@ def parse_method(text: str, shared: TrainConfig) -> tuple[str, str]:
     if ":" not in text:
         return method, ""
     given = _pairs(text, method, own)
-    config = with_variant(shared, method, given)
     group = METHODS[method].group
-    now, before = settings.to_dict(config)[group], settings.to_dict(shared)[group]
-    told = ",".join(f"{key}={_told(now[key])}" for key in sorted(given) if now[key] != before[key])
+    kept = dict(sorted(given.items()))
+    wanted = with_variant(shared, method, kept)
+    for key in [*kept]:  # what is so without it
+        less = {other: value for other, value in kept.items() if other != key}
+        if with_variant(shared, method, less) == wanted:
+            kept = less
+    now = settings.to_dict(with_variant(shared, method, kept, fill=False))[group]
+    told = ",".join(f"{key}={_told(now[key])}" for key in kept)
     if len(told) > LONGEST or not NAMED.fullmatch(told):
         raise ConfigError(
             f"{text}: these settings make no name of a file: give fewer, and with --set what all trainings may have"
@@ -49,21 +58,26 @@ def parse_method(text: str, shared: TrainConfig) -> tuple[str, str]:
     return method, told
 
 
-def with_variant(config: TrainConfig, method: str, own: str | dict[str, Any]) -> TrainConfig:
+def with_variant(config: TrainConfig, method: str, own: str | dict[str, Any], fill: bool = True) -> TrainConfig:
     """The settings of a training with those of its method's own group changed.
+
+    Args:
+        config: as they were given; what follows from others must not be filled in yet.
+        fill: fill in what follows from others.
 
     Raises:
         ConfigError: an unknown setting, or a value that it does not take.
     """
-    if not own:
-        return config
-    given = _pairs(f"{method}:{own}", method, own) if isinstance(own, str) else own
-    return settings.validate(settings.from_dict({METHODS[method].group: given}, config))
+    if own:
+        given = _pairs(f"{method}:{own}", method, own) if isinstance(own, str) else own
+        config = settings.validate(settings.from_dict({METHODS[method].group: given}, config))
+    return replace(config, sed=sed_defaults(config.sed)) if fill else config
 
 
 def own_names(method: str, own: str) -> set[str]:
-    """The dotted names of the settings that a variant changes."""
-    return {f"{METHODS[method].group}.{word.partition('=')[0]}" for word in own.split(",") if word}
+    """The dotted names of the settings that a variant changes, itself or by what follows from it."""
+    given = {f"{METHODS[method].group}.{word.partition('=')[0]}" for word in own.split(",") if word}
+    return given | {FOLLOWS[name] for name in given & FOLLOWS.keys()}
 
 
 def _pairs(text: str, method: str, own: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sedet import settings
+from sedet.catalog import METHODS
 from sedet.compare.cells import Cell, Comparison, Pool, complete, write_data
 from sedet.compare.table import load_rows, read_record, read_row
 from sedet.compare.terms import check_rows, digests, keep_settings, planned, settle
@@ -83,8 +84,10 @@ def make_jobs(comparison: Comparison, pool: Pool) -> list[Job]:
             run = folder / "runs" / burn
             twin = replace(config, out=str(run))
             burn_ins[burn] = Job(burn, None, run.with_name(f"{burn}.json"), twin, None, labels)
+        given = with_variant(comparison.settings, cell.method, cell.variant)
+        group = METHODS[cell.method].group
         config = replace(
-            with_variant(config, cell.method, cell.variant),
+            replace(config, **{group: getattr(given, group)}) if group else config,
             out=str(folder / "runs" / cell.name),
             method=cell.method,  # type: ignore[arg-type]
             unlabeled=() if cell.method == "supervised" else (str(own / "pool.txt"),),
