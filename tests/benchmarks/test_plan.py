@@ -38,7 +38,7 @@ def test_no_variant_is_another_one(method: str) -> None:
 
     def ids(variant: str) -> tuple[str, ...]:
         length = 1.5 if variant == "wallclock" else None
-        recipes = ("tiny", "cpu", "demo", "demo-hold")
+        recipes = ("tiny", "cpu-few", "demo", "demo-hold")
         return tuple(job(recipe=r, method=method, variant=variant, length=length).config_id for r in recipes)
 
     assert len({ids(v) for v in VARIANTS[method]}) == len(VARIANTS[method])
