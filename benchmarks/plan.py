@@ -66,7 +66,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "box-smooth-l1": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0, "sed.box_loss": "smooth_l1"},
         "no-box": {"sed.box_weight": 0.0, "sed.quality_weight": 0.0},  # where the recipe has them on
         "overlay": {"sed.overlay": 1.0},
-        "classes": {"sed.overlay": 0.0, "sed.box_weight": 0.0},  # the default of the library, where the recipe has another
+        "classes": {"sed.overlay": 0.0, "sed.box_weight": 0.0},  # the library's default, where the recipe has another
         "no-overlay": {"sed.overlay": 0.0},  # where the recipe has it on
         "fast-teacher": {"ema_decay": 0.93},
         "weak-view": {"sed.student_view": "weak"},
