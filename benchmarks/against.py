@@ -169,7 +169,7 @@ def ablation_name(row: Row) -> str:
         "no-box": "without the box and quality terms",
         "classes": "classes alone, no pairs, strong view (the library's default)",
         "overlay": "unlabelled images laid over each other in pairs",
-        "no-overlay": "unlabelled images as they are, not in pairs",
+        "no-overlay": "unlabelled images each alone (cpu-few: and in the strong view)",
         "fast-teacher": "a teacher that follows fast (decay 0.93)",
         "weak-view": "student sees the weak view",
         "strong-view": "student sees the strong view",

@@ -11,6 +11,7 @@ import pytest
 from sedet.cli import main
 from sedet.compare.cells import Cell, make_cells, read_pool
 from sedet.compare.table import caveats, summarize
+from sedet.compare.terms import keep_settings
 from sedet.compare.variants import own_names, parse_method, with_variant
 from sedet.config import MixPLConfig, SEDConfig, TrainConfig
 from sedet.errors import ConfigError
@@ -57,6 +58,9 @@ def test_what_the_comparison_has_anyway_is_left_out() -> None:
     shared = TrainConfig(mixpl=MixPLConfig(threshold=0.5))
     assert parse_method("mixpl:threshold=null", shared) == ("mixpl", "threshold=null")
     assert with_variant(shared, "mixpl", "threshold=null").mixpl.threshold is None
+    shared = TrainConfig(sed=SEDConfig(student_view="weak"))
+    for spelling in ("null", "strong"):
+        assert parse_method(f"sed:student_view={spelling}", shared) == ("sed", "student_view=strong"), "one name"
     assert own_names("dense-teacher", "box_weight=0.0,share=0.1") == {"dense_teacher.box_weight", "dense_teacher.share"}
     assert own_names("supervised", "") == set()
     assert own_names("sed", "overlay=1.0") == {"sed.overlay", "sed.student_view"}, "and what follows"
@@ -137,6 +141,20 @@ def test_rows_may_differ_in_their_own_settings_alone(data: Path, tmp_path: Path)
     put(tmp_path, one.cells[2], val, 0.5, settings={"sed.gamma": 9.0, "sed.weight": 2.0})
     with pytest.raises(ConfigError, match=r"mixpl was trained with sed\.gamma 9, but p40-f1-s0-sed with"):
         summarize(one, val, draws=10)
+
+
+def test_what_was_written_out_before_it_followed_is_the_same(data: Path, tmp_path: Path) -> None:
+    one = asked(data, tmp_path / "c")
+    keep_settings(one)
+    path = tmp_path / "c" / "comparison.json"
+    told = json.loads(path.read_text())
+    told["settings"]["sed"] |= {"student_view": "strong", "quality_weight": 0.0}
+    path.write_text(json.dumps(told))
+    keep_settings(one)
+    told["settings"]["sed"] |= {"student_view": "weak"}
+    path.write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=r"other settings \(sed\.student_view\)"):
+        keep_settings(one)
 
 
 def test_variants_are_trained_from_the_one_burn_in(

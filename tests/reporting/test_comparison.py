@@ -48,7 +48,7 @@ def test_of_many_rows_the_best_have_a_line() -> None:
     rows += [SED | {"method": "csd", "ap": None}]
     shown, told = shown_methods([*rows, ALL])
     assert shown == ["supervised", *(f"sed:gamma={i}.0" for i in range(2, 9))] and len(shown) == MOST_METHODS
-    assert told == " Of 11 rows those with the highest AP, and supervised."
+    assert told == " Of 11 those with the highest AP, and supervised."
     assert shown_methods(rows[:3]) == (["supervised", "sed:gamma=0.0", "sed:gamma=1.0"], "")
 
 

@@ -37,10 +37,12 @@ def test_what_is_left_open_is_off_in_the_method_itself() -> None:
 def test_the_plan_says_it() -> None:
     plain = plan.sed_defaults(SEDConfig())
     few = plan.sed_defaults(SEDConfig(overlay=1.0, box_weight=1.0))
-    assert plan.sed_line(few) == "unlabelled images in pairs, weak view; learnt: classes and boxes (weight 1)"
+    assert plan.sed_line(few) == "unlabelled images in pairs, weak view; learnt: classes, boxes, quality"
     assert plan.sed_line(plain) == "unlabelled images strong view; learnt: classes"
     assert "50% in pairs" in plan.sed_line(replace(few, overlay=0.5))
-    assert plan.sed_line(replace(plain, targets="hard")).endswith("hard labels over 0.7")
+    assert plan.sed_line(replace(plain, targets="hard")).endswith("learnt: classes, from hard labels over 0.7")
+    assert plan.sed_line(replace(few, class_weight=0.0, quality_weight=0.3)).endswith("boxes, quality (weight 0.3)")
+    assert plan.sed_line(replace(few, distill=False, scale=False)).endswith("learnt: nothing")
 
 
 def test_a_run_says_and_saves_what_it_took(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,7 +52,7 @@ def test_a_run_says_and_saves_what_it_took(tmp_path: Path, capsys: pytest.Captur
     saved = load_config(tmp_path / "run" / "config.yaml").sed
     assert (saved.student_view, saved.quality_weight) == ("weak", 1.0)
     said = capsys.readouterr()
-    assert "in pairs, weak view; learnt: classes and boxes" in " ".join(f"{said.out} {said.err}".split())
+    assert "in pairs, weak view; learnt: classes, boxes, quality" in " ".join(f"{said.out} {said.err}".split())
 
 
 def test_settings_of_every_kind_are_read(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from sedet.compare.cells import OWN, Cell, Comparison, Pool
 from sedet.compare.variants import own_names
 from sedet.config import TrainConfig
 from sedet.data.write import write_json
-from sedet.errors import ConfigError
+from sedet.errors import ConfigError, SedetError
 from sedet.training.inputs import absolute_paths, table_digest
+from sedet.training.plan import sed_defaults
 
 NOT_NUMBERS = ("device", "threads", "workers", "cache", "loggers", "report")
 """Settings that change no number by themselves, and may so differ when a comparison goes on."""
@@ -101,9 +102,19 @@ def _differing(before: dict[str, Any], told: dict[str, Any]) -> list[str]:
     found += ["content of the labels"] if {"data", "val"} & {*kinds} else []
     found += ["content of the unlabelled images"] if kinds == ["pool"] else []
     defaults = json.loads(json.dumps(settings.to_dict(TrainConfig())))
-    now, then = told["settings"], before["settings"]
+    now, then = (_filled(tree) for tree in (told["settings"], before["settings"]))
     names = [name for name in settings.names(TrainConfig) if name.split(".")[0] not in NOT_NUMBERS]
     return found + [name for name in names if _value(then, name, defaults) != _value(now, name, defaults)]
+
+
+def _filled(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with what follows from others, so that what was written out before it did is the same."""
+    sed = dict(tree.get("sed") or {})
+    try:
+        followed = settings.to_dict(sed_defaults(settings.from_dict({"sed": sed}).sed))
+    except SedetError:  # of another version, or damaged: compared as it is
+        return dict(tree)
+    return {**tree, "sed": {**sed, **{key: followed[key] for key in ("student_view", "quality_weight")}}}
 
 
 def _value(tree: Any, name: str, defaults: Any) -> Any:
@@ -139,6 +150,7 @@ def check_rows(rows: Mapping[Cell, Mapping[str, Any]], out: Path) -> None:
             wrong = [key for key in now if key not in free and now[key] != told[key][1]]
             if wrong:
                 other = told[wrong[0]][0]
+                wrong = [key for key in wrong if told[key][0] is other]
                 before = {key: value for key, (_, value) in told.items()}
                 verb, todo = "was", "remove the rows and runs that do not belong from it"
                 if row.get("planned"):

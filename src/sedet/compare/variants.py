@@ -17,10 +17,11 @@ from sedet.training.plan import sed_defaults
 
 HINT = "Settings are given as METHOD:KEY=VALUE,KEY=VALUE, such as dense-teacher:share=0.1"
 NAMED = re.compile(r"[\w.,=+-]*")
+"""What settings may look like: they become part of the names of files."""
 FOLLOWS = {"sed.overlay": "sed.student_view", "sed.box_weight": "sed.quality_weight"}
 """What follows from which setting where it is not given (:func:`sedet.training.plan.sed_defaults`)."""
 LONGEST = 160
-"""What settings may look like: they become part of the names of files, which end at 255 bytes."""
+"""Names of files end at 255 bytes."""
 
 
 def parse_method(text: str, shared: TrainConfig) -> tuple[str, str]:
@@ -49,7 +50,7 @@ def parse_method(text: str, shared: TrainConfig) -> tuple[str, str]:
         less = {other: value for other, value in kept.items() if other != key}
         if with_variant(shared, method, less) == wanted:
             kept = less
-    now = settings.to_dict(with_variant(shared, method, kept, fill=False))[group]
+    now = settings.to_dict(wanted)[group]
     told = ",".join(f"{key}={_told(now[key])}" for key in kept)
     if len(told) > LONGEST or not NAMED.fullmatch(told):
         raise ConfigError(

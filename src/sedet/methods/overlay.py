@@ -26,7 +26,7 @@ NEUTRAL = (124, 116, 104)
 
 
 def overlay_batch(batch: Batch) -> Batch:
-    """The batch's strong views at both sizes: each the mean of its image and the next (the last: the first).
+    """The views that the student sees, at both sizes: each the mean of its image and the next (the last: the first).
 
     Where only one of both has content it is seen as it is. Each joint content is as wide as the wider and as high as
     the higher of both; what neither fills of it is of a neutral colour. Teachers' views and erased places stay.

@@ -64,7 +64,8 @@ RPN_PARTS = ("rpn_class", "rpn_box")
 class SED(Method):
     """One SED step. See the module's text; every choice is a field of :class:`sedet.config.SEDConfig`.
 
-    What is left open there (None) is off here: :func:`sedet.training.plan.sed_defaults` fills it in.
+    A view that is left open there is the strong one here, and such a quality weight 0: what follows from other settings
+    is filled in by :func:`sedet.training.plan.sed_defaults`.
     """
 
     def __init__(self, config: SEDConfig, half_size: bool = True, erase_limit: float = 0.7) -> None:

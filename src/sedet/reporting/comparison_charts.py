@@ -30,7 +30,8 @@ def shown_methods(entries: Sequence[Row]) -> tuple[list[str], str]:
         return methods, ""
     best = {method: max(_low(e["ap"]) for e in entries if e["method"] == method) for method in methods}
     ranked = sorted(methods, key=lambda method: (method != "supervised", -best[method]))[:MOST_METHODS]
-    return [m for m in methods if m in ranked], f" Of {len(methods)} rows those with the highest AP, and supervised."
+    aside = ", and supervised" if "supervised" in ranked else ""
+    return [m for m in methods if m in ranked], f" Of {len(methods)} those with the highest AP{aside}."
 
 
 def _low(value: float | None) -> float:

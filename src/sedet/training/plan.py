@@ -323,12 +323,12 @@ def describe(
 
 def sed_line(config: SEDConfig) -> str:
     """What the student sees of unlabelled images, and what it learns of them, from complete settings."""
-    pairs = "in pairs, " if config.overlay == 1 else f"{config.overlay:.0%} in pairs, " if config.overlay else ""
-    learnt = "classes"
-    if config.box_weight:
-        learnt = f"classes and boxes (weight {config.box_weight:g})"
+    pairs = "in pairs, " if config.overlay == 1 else f"{100 * config.overlay:.2g}% in pairs, " if config.overlay else ""
+    weights = {"classes": config.class_weight, "boxes": config.box_weight, "quality": config.quality_weight or 0.0}
+    parts = [name + ("" if weight == 1 else f" (weight {weight:g})") for name, weight in weights.items() if weight > 0]
+    learnt = ", ".join(parts) if parts and (config.distill or config.scale) else "nothing"
     if config.targets == "hard":
-        learnt = f"hard labels over {config.threshold:g}"
+        learnt += f", from hard labels over {config.threshold:g}"
     return f"unlabelled images {pairs}{config.student_view} view; learnt: {learnt}"
 
 
