@@ -39,6 +39,7 @@ HARD = {
 
 TUNED: dict[str, dict[str, dict[str, Any]]] = {
     "dense-teacher": {"share-0.1": {"dense_teacher.share": 0.1}},
+    "mixpl": {"over-0.5": {"mixpl.threshold": 0.5}},
     "unbiased-teacher": {"over-0.5": {"unbiased_teacher.threshold": 0.5}},
 }
 
