@@ -167,7 +167,7 @@ def ablation_name(row: Row) -> str:
         "box-one-size": "with these terms, teacher at one size only",
         "box-smooth-l1": "smooth L1 in place of GIoU",
         "no-box": "without the box and quality terms",
-        "classes": "classes alone, no pairs, strong view (the library's default)",
+        "classes": "classes alone, no pairs, strong view",
         "overlay": "unlabelled images laid over each other in pairs",
         "no-overlay": "unlabelled images each alone (cpu-few: and in the strong view)",
         "fast-teacher": "a teacher that follows fast (decay 0.93)",

@@ -258,7 +258,8 @@ def draw(analyses: Sequence[dict[str, Any]], out: Path) -> None:
                 ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
                 ax.xaxis.set_minor_formatter(lambda value, _: "")
             handles, names = axes[0][0].get_legend_handles_labels()
-            figure.legend(handles, names, frameon=False, fontsize=8, loc="outside upper left", ncols=3)
+            columns = 1 if max(map(len, names)) > 50 else 2 if max(map(len, names)) > 30 else 3
+            figure.legend(handles, names, frameon=False, fontsize=8, loc="outside upper left", ncols=columns)
             out.mkdir(parents=True, exist_ok=True)
             figure.savefig(out / picture_name(group), metadata={"Date": None, "Creator": None})
             plt.close(figure)
