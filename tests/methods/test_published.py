@@ -16,7 +16,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "dense_teacher": {"share": 0.01, "class_weight": 4.0, "box_weight": 1.0, "quality_weight": 1.0},
     "pseco": {"threshold": 0.6, "candidate_iou": 0.4, "candidates": 12, "weight": 2.0},
-    "csd": {"weight": 1.0, "ramp_down": pytest.approx(20 / 120, abs=0.004)},  # down after 100k of 120k
+    # down after 100k of 120k; a sigmoid above one half is likelier than its absence
+    "csd": {"weight": 1.0, "ramp_down": pytest.approx(20 / 120, abs=0.004), "threshold": 0.5},
     "consistent_teacher": {"buffer": 100, "candidates": 13, "weight": 2.0},
     "mixpl": {"threshold": None, "weight": 2.0, "mosaic_weight": 0.5, "cache": 8},
 }  # fmt: skip
