@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sedet.compare.variants import own_names, parse_method, with_variant
 from sedet.config import MixPLConfig, SEDConfig, TrainConfig
 from sedet.errors import ConfigError
 from sedet.settings import load_config
+from sedet.training.plan import sed_defaults
 from tests.compare.test_compare import command
 from tests.compare.test_compare import data as data  # the fixture
 from tests.compare.test_table import asked, put
@@ -53,8 +55,8 @@ def test_what_the_comparison_has_anyway_is_left_out() -> None:
     shared = TrainConfig(sed=SEDConfig(gamma=2.0))
     assert parse_method("sed:gamma=2", shared) == ("sed", "")
     assert parse_method("sed:gamma=1", shared) == ("sed", "gamma=1.0")
-    assert with_variant(shared, "sed", "gamma=1.0", fill=False).sed == SEDConfig()
-    assert with_variant(shared, "sed", "", fill=False) is shared
+    assert with_variant(shared, "sed", "gamma=1.0").sed == sed_defaults(SEDConfig())
+    assert with_variant(shared, "sed", "") == replace(shared, sed=sed_defaults(shared.sed))
     shared = TrainConfig(mixpl=MixPLConfig(threshold=0.5))
     assert parse_method("mixpl:threshold=null", shared) == ("mixpl", "threshold=null")
     assert with_variant(shared, "mixpl", "threshold=null").mixpl.threshold is None

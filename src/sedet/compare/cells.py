@@ -127,8 +127,8 @@ def make_cells(
     """The cells in the order they are run: the ceiling last, for it costs the most and tells of no method.
 
     Args:
-        shots: numbers of labelled images of each class; they take the place of ``percents``.
         methods: names, each with settings of its own at choice: ``dense-teacher:share=0.1``.
+        shots: numbers of labelled images of each class; they take the place of ``percents``.
         more_images: whether there are unlabelled images besides those of the data, so that all labels may be used.
         shared: the settings of every training; default: the defaults.
 

@@ -10,6 +10,7 @@ from sedet.files import write_atomically
 
 COLOURS = ("#c8501e", "#555555", "#2b6cb0", "#2f855a", "#805ad5", "#b7791f", "#d53f8c", "#319795", "#718096", "#000000")
 BESIDE = 0.04
+"""Between the points of two methods, in shares of the way from one number of labels to the next."""
 MARKERS = ("o", "s", "^", "D")
 """The next one where the colours begin anew."""
 

@@ -59,12 +59,11 @@ def parse_method(text: str, shared: TrainConfig) -> tuple[str, str]:
     return method, told
 
 
-def with_variant(config: TrainConfig, method: str, own: str | dict[str, Any], fill: bool = True) -> TrainConfig:
-    """The settings of a training with those of its method's own group changed.
+def with_variant(config: TrainConfig, method: str, own: str | dict[str, Any]) -> TrainConfig:
+    """The settings of a training with those of its method's own group changed, and what follows from them filled in.
 
     Args:
         config: as they were given; what follows from others must not be filled in yet.
-        fill: fill in what follows from others.
 
     Raises:
         ConfigError: an unknown setting, or a value that it does not take.
@@ -72,7 +71,7 @@ def with_variant(config: TrainConfig, method: str, own: str | dict[str, Any], fi
     if own:
         given = _pairs(f"{method}:{own}", method, own) if isinstance(own, str) else own
         config = settings.validate(settings.from_dict({METHODS[method].group: given}, config))
-    return replace(config, sed=sed_defaults(config.sed)) if fill else config
+    return replace(config, sed=sed_defaults(config.sed))
 
 
 def own_names(method: str, own: str) -> set[str]:
