@@ -84,10 +84,11 @@ def make_jobs(comparison: Comparison, pool: Pool) -> list[Job]:
             run = folder / "runs" / burn
             twin = replace(config, out=str(run))
             burn_ins[burn] = Job(burn, None, run.with_name(f"{burn}.json"), twin, None, labels)
-        given = with_variant(comparison.settings, cell.method, cell.variant)
-        group = METHODS[cell.method].group
+        if group := METHODS[cell.method].group:
+            given = with_variant(comparison.settings, cell.method, cell.variant)
+            config = replace(config, **{group: getattr(given, group)})
         config = replace(
-            replace(config, **{group: getattr(given, group)}) if group else config,
+            config,
             out=str(folder / "runs" / cell.name),
             method=cell.method,  # type: ignore[arg-type]
             unlabeled=() if cell.method == "supervised" else (str(own / "pool.txt"),),
