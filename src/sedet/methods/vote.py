@@ -10,10 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
-from sedet.detectors.fcos import centerness
 from sedet.detectors.regions import Regions
 
 SAME_OBJECT = 0.5
@@ -24,14 +22,16 @@ CANDIDATES = 1000
 
 @torch.no_grad()
 def voted_boxes(answer: Regions, overlap: float = SAME_OBJECT) -> Regions:
-    """The answers with each region's box replaced by the vote of its object, and its centerness by what follows.
+    """The answers with each region's box replaced by the vote of its object; classes and centerness stay as they are.
+
+    (A centerness that follows from the voted box ranks regions far worse than their own: docs/experiments.md.)
 
     Non-maximum suppression finds the surest region of each object. All regions of its class that overlap with it, and
     that no surer object claims, are weighed by their IoU with it times their score squared; the object's box is the
     mean of theirs.
 
     Args:
-        answer: dense regions of one view; their class scores stay as they are.
+        answer: dense regions of one view.
         overlap: IoU above which two boxes of a class are one object.
     """
     scores = answer.scores()
@@ -51,11 +51,4 @@ def voted_boxes(answer: Regions, overlap: float = SAME_OBJECT) -> Regions:
         has, which = objects.max(dim=1)
         has &= total[which, 0] > 0
         boxes[i] = torch.where(has[:, None], mean[which], own)
-    quality = None if answer.quality is None else _centerness(answer.points, boxes)
-    return replace(answer, boxes=boxes, quality=quality, deltas=None)
-
-
-def _centerness(points: Tensor, boxes: Tensor) -> Tensor:
-    """Logits, float [batch, regions], of how far in the middle of its box each region lies."""
-    everywhere = points.expand(*boxes.shape[:-1], 2)
-    return centerness(everywhere.reshape(-1, 2), boxes.reshape(-1, 4)).view(boxes.shape[:-1]).logit(eps=1e-6)
+    return replace(answer, boxes=boxes, deltas=None)
