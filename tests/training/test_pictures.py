@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sedet.config import ModelConfig, ViewConfig
+from sedet.config import ModelConfig, SEDConfig, ViewConfig
 from sedet.data.batch import Batch
 from sedet.data.formats import read_table
 from sedet.data.loading import StepData, labeled_samples, unlabeled_samples
@@ -20,6 +20,7 @@ from sedet.detectors.build import build_detector
 from sedet.detectors.fcos import FCOS
 from sedet.detectors.file import save_detector
 from sedet.detectors.regions import Detections
+from sedet.methods.sed import SED
 from sedet.training import pictures
 from sedet.training.pictures import Album, curves, labeled_picture, prediction_picture, unlabeled_picture
 from tests.training.runs import data
@@ -113,6 +114,32 @@ def test_unlabelled_views_stand_with_the_teachers_boxes(root: Path, monkeypatch:
     assert weak["size"] == strong["size"] == tuple(2 * side for side in half["size"])
 
 
+@pytest.mark.parametrize("pairs", [False, True])
+def test_the_student_is_drawn_as_it_sees(root: Path, monkeypatch: pytest.MonkeyPatch, pairs: bool) -> None:
+    """The weak view, and at choice with the next image over it and the boxes of both."""
+    calls = shown(monkeypatch)
+    found = [
+        Detections(torch.tensor([[4.0 + i, 4, 20, 16]]), torch.tensor([0.9]), torch.tensor([i % 2])) for i in range(4)
+    ]
+    teacher = detector()
+    monkeypatch.setattr(teacher, "detect", lambda *_, **__: found)
+    _, batch = steps(root)[0]
+    assert batch is not None and batch.weak is not None and batch.weak_half is not None
+    four = batch.first(4)
+    images: list[np.ndarray[Any, Any]] = []
+    content = pictures._content
+    monkeypatch.setattr(pictures, "_content", lambda *a: images.append(content(*a)) or images[-1])
+    unlabeled_picture(four, teacher, NAMES, method=SED(SEDConfig(overlay=float(pairs), student_view="weak")))
+    last, wrapped = calls[-2], images[-2].astype(int)
+    assert last["boxes"][:, 0].tolist() == ([7, 4] if pairs else [7])
+    assert last["labels"].tolist() == ([1, 0] if pairs else [1])
+    assert calls[-1]["boxes"][:, 0].tolist() == ([3.5, 2] if pairs else [3.5])
+    weak = batch.weak.permute(0, 2, 3, 1).numpy().astype(int)
+    width, height = torch.minimum(four.content[3], four.content[0]).tolist()
+    expected = (weak[3] + weak[0]) // 2 if pairs else weak[3]
+    assert (wrapped[:height, :width] == expected[:height, :width]).all()
+
+
 def test_predictions_stand_beside_the_truth(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = shown(monkeypatch)
     file = tmp_path / "best.safetensors"
@@ -170,6 +197,7 @@ def training(root: Path, step: int, rows: list[dict[str, Any]]) -> Any:
         data=steps(root),
         teacher=SimpleNamespace(model=detector()),
         fabric=SimpleNamespace(device=torch.device("cpu")),
+        module=SimpleNamespace(method=SED(SEDConfig())),
     )
 
 

@@ -52,12 +52,14 @@ class Method:
         largest_zoom: up to which these hold ``weak_double``; 0: they do not.
         labeled_weak: whether labelled batches hold ``weak`` too.
         uses_half: whether half-size views are trained on, labelled or not.
+        pairs: whether unlabelled images are laid over the next one of their batch.
     """
 
     uses_unlabeled = True
     largest_zoom = 0.0
     labeled_weak = False
     uses_half = True
+    pairs = False
 
     def losses(
         self,
@@ -68,6 +70,14 @@ class Method:
         progress: Progress,
     ) -> dict[str, Tensor]:
         raise NotImplementedError
+
+    def seen(self, unlabeled: Batch, pairs: bool) -> Batch:
+        """The batch with the views that the student learns from as ``strong`` and ``half`` (for its pictures).
+
+        Args:
+            pairs: whether images are laid over each other at this step.
+        """
+        return unlabeled
 
     def state(self) -> dict[str, Tensor]:
         """What a resumed run has to know; empty for most methods."""

@@ -78,6 +78,7 @@ class SED(Method):
         self.uses_unlabeled = config.distill or config.scale
         self.largest_zoom = config.largest_zoom if config.three_sizes and self.uses_unlabeled else 0.0
         self.uses_half = half_size or config.scale
+        self.pairs = config.overlay > 0
 
     def losses(
         self,
@@ -92,14 +93,9 @@ class SED(Method):
         weight = config.weight * progress.unlabeled_weight
         if unlabeled is None or not self.uses_unlabeled or weight == 0.0:
             unlabeled = None
-        elif config.student_view == "weak":
-            assert unlabeled.weak is not None and unlabeled.weak_half is not None
-            uncovered = torch.zeros_like(unlabeled.erased)
-            unlabeled = replace(unlabeled, strong=unlabeled.weak, half=unlabeled.weak_half, erased=uncovered)
-
         # Views of one size share a forward: labelled first, then unlabelled.
         pairs = unlabeled is not None and config.overlay > 0 and bool(torch.rand(()) < config.overlay)
-        shown = overlay_batch(unlabeled) if unlabeled is not None and pairs else unlabeled
+        shown = None if unlabeled is None else self.seen(unlabeled, pairs)
         full = student(*joint_views(labeled, shown if config.distill else None, half=False))
         half = None
         if self.half_size or (config.scale and unlabeled is not None):
@@ -112,7 +108,7 @@ class SED(Method):
         zero = full.logits.new_zeros(())
         parts = PARTS + RPN_PARTS if isinstance(student, FasterRCNN) else PARTS
         losses |= {f"{view}_{part}": zero for view in ("distill", "scale") for part in parts}
-        if unlabeled is None:
+        if unlabeled is None or shown is None:
             return losses
 
         views: list[tuple[str, Regions, float]] = []
@@ -124,13 +120,13 @@ class SED(Method):
         share = progress.between(config.class_share, config.class_share_end)
         answer, second = teacher_answers(teacher, unlabeled, share, config.box_share)
         if config.targets == "hard":
-            labels = pseudo_labels(teacher, answer, unlabeled, config.threshold, self.erase_limit)
+            labels = pseudo_labels(teacher, answer, shown, config.threshold, self.erase_limit)
         else:
             answer = voted_boxes(answer) if config.box_target == "voted" else answer
-            target = teacher_target(answer, unlabeled, self.erase_limit, config.temperature)
+            target = teacher_target(answer, shown, self.erase_limit, config.temperature)
             target = overlay_target(target, answer.valid) if pairs else target
             if second is not None:
-                roi_target = teacher_target(second, unlabeled, self.erase_limit, config.temperature)
+                roi_target = teacher_target(second, shown, self.erase_limit, config.temperature)
         for name, regions, view_weight in views:
             scale = 2.0 if name == "scale" else 1.0
             if config.targets == "hard":
@@ -149,6 +145,14 @@ class SED(Method):
                     # Detectors without a quality logit have no such loss of their own.
                     losses[f"{name}_{part}"] = view_weight * part_weight * terms.get(part, zero)
         return losses
+
+    def seen(self, unlabeled: Batch, pairs: bool) -> Batch:
+        """The batch with the student's views as ``strong`` and ``half``, and what is erased of them."""
+        if self.config.student_view == "weak":
+            assert unlabeled.weak is not None and unlabeled.weak_half is not None
+            uncovered = torch.zeros_like(unlabeled.erased)
+            unlabeled = replace(unlabeled, strong=unlabeled.weak, half=unlabeled.weak_half, erased=uncovered)
+        return overlay_batch(unlabeled) if pairs else unlabeled
 
 
 @torch.no_grad()

@@ -23,8 +23,10 @@ from sedet.data.table import AnnotationTable
 from sedet.detectors.build import Detector
 from sedet.detectors.file import DEFAULT_SCORE, load_detector
 from sedet.detectors.inference import detect
+from sedet.detectors.regions import Detections
 from sedet.errors import ImageError
 from sedet.files import write_atomically
+from sedet.methods.method import Method
 from sedet.reporting.draw import draw_boxes, grid
 
 if TYPE_CHECKING:
@@ -88,7 +90,8 @@ class Album:
         batch = t.data[item][1]
         assert batch is not None
         score = DEFAULT_SCORE if t.state.cut is None else t.state.cut
-        return unlabeled_picture(batch.first(IMAGES).to(t.fabric.device), t.teacher.model, self.names, score)
+        given = batch.first(IMAGES).to(t.fabric.device)
+        return unlabeled_picture(given, t.teacher.model, self.names, score, t.module.method)
 
     def _draw(self, name: str, make: Callable[[], Image.Image]) -> None:
         try:
@@ -118,25 +121,45 @@ def labeled_picture(batch: Batch, names: Mapping[int, str]) -> Image.Image:
 
 @torch.no_grad()
 def unlabeled_picture(
-    batch: Batch, teacher: Detector, names: Mapping[int, str], score: float = DEFAULT_SCORE
+    batch: Batch,
+    teacher: Detector,
+    names: Mapping[int, str],
+    score: float = DEFAULT_SCORE,
+    method: Method | None = None,
 ) -> Image.Image:
-    """The three views of unlabelled images, with what the teacher finds on the weak one (it is asked to teach on all).
+    """Unlabelled images as the teacher and the student see them, with what the teacher finds (and is asked to teach).
 
     Args:
         batch: on the teacher's device.
         score: lowest score of a box that is drawn.
+        method: whose student looks on; None: one that sees the strong views.
     """
     assert batch.weak is not None
     answer = teacher(pixels(batch.weak), batch.content)
     found = teacher.detect(answer, batch.content, score_threshold=score)
+    pairs = method is not None and method.pairs
+    seen = batch if method is None else method.seen(batch, pairs)
+    view = "strong" if seen.strong is batch.strong else "student, in pairs" if pairs else "student"
     pictures, titles = [], []
     for i in range(min(IMAGES, len(batch))):
-        boxes, labels, scores = (x.cpu().float().numpy() for x in (found[i].boxes, found[i].labels, found[i].scores))
-        for part, images, scale in (("weak", batch.weak, 1), ("strong", batch.strong, 1), ("half", batch.half, 2)):
-            image = _content(images[i], batch.content[i] // scale)
-            pictures.append(draw_boxes(image, boxes / scale, labels.astype(np.int64), names, scores))
+        own = _arrays([found[i]])
+        shown = _arrays([found[i], found[(i + 1) % len(batch)]]) if pairs else own
+        for part, image, content, scale, (boxes, labels, scores) in (
+            ("weak", batch.weak[i], batch.content[i], 1, own),
+            (view, seen.strong[i], seen.content[i], 1, shown),
+            ("half", seen.half[i], seen.content[i] // 2, 2, shown),
+        ):
+            pictures.append(draw_boxes(_content(image, content), boxes / scale, labels, names, scores))
             titles.append(f"{Path(batch.names[i]).name}: {part}")
     return grid(pictures, titles, columns=3, cell=480)
+
+
+def _arrays(found: Sequence[Detections]) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
+    """Boxes, labels and scores of all."""
+    boxes, labels, scores = (
+        torch.cat([getattr(d, name) for d in found]).cpu() for name in ("boxes", "labels", "scores")
+    )
+    return boxes.float().numpy(), labels.numpy().astype(np.int64), scores.float().numpy()
 
 
 def prediction_picture(
