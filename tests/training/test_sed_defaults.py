@@ -37,12 +37,13 @@ def test_what_is_left_open_is_off_in_the_method_itself() -> None:
 def test_the_plan_says_it() -> None:
     plain = plan.sed_defaults(SEDConfig())
     few = plan.sed_defaults(SEDConfig(overlay=1.0, box_weight=1.0))
-    assert plan.sed_line(few) == "unlabelled images in pairs, weak view; learnt: classes, boxes, quality"
-    assert plan.sed_line(plain) == "unlabelled images strong view; learnt: classes"
-    assert "50% in pairs" in plan.sed_line(replace(few, overlay=0.5))
-    assert plan.sed_line(replace(plain, targets="hard")).endswith("learnt: classes, from hard labels over 0.7")
-    assert plan.sed_line(replace(few, class_weight=0.0, quality_weight=0.3)).endswith("boxes, quality (weight 0.3)")
-    assert plan.sed_line(replace(few, distill=False, scale=False)).endswith("learnt: nothing")
+    assert plan.sed_line(few, 8) == "unlabelled images in pairs, weak view; learnt: classes, boxes, quality"
+    assert plan.sed_line(plain, 8) == "unlabelled images strong view; learnt: classes"
+    assert "50% in pairs" in plan.sed_line(replace(few, overlay=0.5), 8)
+    assert plan.sed_line(replace(plain, targets="hard"), 8).endswith("learnt: classes, from hard labels over 0.7")
+    assert plan.sed_line(replace(few, class_weight=0.0, quality_weight=0.3), 8).endswith("boxes, quality (weight 0.3)")
+    assert plan.sed_line(replace(few, distill=False, scale=False), 8).endswith("learnt: nothing")
+    assert "makes no pairs" in plan.sed_line(few, 1) and "makes no pairs" not in plan.sed_line(plain, 1)
 
 
 def test_a_run_says_and_saves_what_it_took(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

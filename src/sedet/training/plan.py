@@ -279,8 +279,10 @@ def describe(
     more = f", {len(order) - CLASSES_SHOWN} more" if len(order) > CLASSES_SHOWN else ""
     batch = config.batch or 0
     each = f"{batch} labelled"
+    other = max(1, round(config.ratio * batch))
+    at_once = other // (config.accumulate * world)
     if config.method != "supervised":
-        each += f" and {max(1, round(config.ratio * batch))} unlabelled images"
+        each += f" and {other} unlabelled images"
     else:
         each += " images"
     parts = [f"in {config.accumulate} parts"] if config.accumulate > 1 else []
@@ -311,7 +313,7 @@ def describe(
         ("steps", stages + (f"; judged every {schedule.evaluate}" if data.val is not None else "")),
         ("batch", ", ".join([each, *parts])),
         ("rate", rate),
-        *([("sed", sed_line(config.sed))] if config.method == "sed" else []),
+        *([("sed", sed_line(config.sed, at_once))] if config.method == "sed" else []),
         ("device", f"{config.device}{threads}, precision {config.precision}"),
         ("expect", _cost(expected)),
     ]
@@ -321,15 +323,22 @@ def describe(
     return lines
 
 
-def sed_line(config: SEDConfig) -> str:
-    """What the student sees of unlabelled images, and what it learns of them, from complete settings."""
+def sed_line(config: SEDConfig, at_once: int) -> str:
+    """What the student sees of unlabelled images, and what it learns of them, from complete settings.
+
+    Args:
+        at_once: unlabelled images of one part of a batch on one process.
+    """
     pairs = "in pairs, " if config.overlay == 1 else f"{100 * config.overlay:.2g}% in pairs, " if config.overlay else ""
     weights = {"classes": config.class_weight, "boxes": config.box_weight, "quality": config.quality_weight or 0.0}
     parts = [name + ("" if weight == 1 else f" (weight {weight:g})") for name, weight in weights.items() if weight > 0]
     learnt = ", ".join(parts) if parts and (config.distill or config.scale) else "nothing"
     if config.targets == "hard":
         learnt += f", from hard labels over {config.threshold:g}"
-    return f"unlabelled images {pairs}{config.student_view} view; learnt: {learnt}"
+    line = f"unlabelled images {pairs}{config.student_view} view; learnt: {learnt}"
+    if config.overlay and at_once < 2:
+        line += ". One unlabelled image at a time makes no pairs: raise --batch or lower --accumulate"
+    return line
 
 
 def _cost(expected: Expectation | None) -> str:
