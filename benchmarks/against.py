@@ -19,7 +19,6 @@ from benchmarks.values import (
     gap_share,
     heading,
     interval,
-    pool_size,
     signed,
     spread,
     table,
@@ -68,16 +67,24 @@ def methods_lines(rows: Sequence[Row], group: dict[str, Any], comparisons: Seque
     return lines
 
 
-def over_all_runs(rows: Sequence[Row], group: dict[str, Any]) -> str:
-    """What SED gains over every run that it and the twin have, where the table of methods has fewer."""
-    _, runs = compared_methods(rows, select(rows, **group))
-    kinds = (SED, ("supervised", best_twin(rows, group)))
-    sed, twin = (cell_rows(rows, group, method=method, variant=variant) for method, variant in kinds)
-    gains = gain_of(twin, sed)
-    if len(gains) <= len(runs):
-        return ""
-    each = ", ".join(f"{gain:+.1f}" for gain in gains)
-    return f"Over all {len(gains)} runs of the two SED gains {signed(gains)} ({each}).\n"
+def over_all_runs(rows: Sequence[Row], group: dict[str, Any], comparisons: Sequence[Any]) -> str:
+    """SED's gain, and its lead over each other method, over every run that both have, where the table has fewer."""
+    kinds, runs = compared_methods(rows, select(rows, **group))
+    sed = cell_rows(rows, group, method="sed", variant="default")
+    told = []
+    for method, variant in kinds:
+        other = cell_rows(rows, group, method=method, variant=variant)
+        leads = gain_of(other, sed)
+        if (method, variant) == SED or len(leads) <= len(runs):
+            continue
+        each = ", ".join(f"{lead:+.1f}" for lead in leads)
+        sure = interval(rows, comparisons, group, (method, variant), SED)
+        values = f"{signed(leads)} {sure}".strip()
+        over = f"Over all {len(leads)} runs of the two SED"
+        name = method_name(method, variant)
+        told.append(f"{over} gains {values}" if method == "supervised" else f"{over}'s lead over {name} is {values}")
+        told[-1] += f" ({each}).\n"
+    return "\n".join(told)
 
 
 def method_name(method: str, variant: str) -> str:
@@ -98,22 +105,13 @@ def methods_table(rows: Sequence[Row], group: dict[str, Any], comparisons: Seque
         "no comparison.\n"
     )
     few = "" if all(line[-1] != "1" for line in lines) else "**One seed, not conclusive.**\n"
-    return f"### Methods: {heading(group)}\n\n" + table(headings, lines) + note + over_all_runs(rows, group) + few
-
-
-def methods_part(rows: Sequence[Row], shown: Sequence[dict[str, Any]], comparisons: Sequence[Any]) -> dict[str, str]:
-    """The methods' table for README.md: the essential columns of each group that has rivals."""
-    parts = []
-    for group in shown:
-        lines = methods_lines(rows, group, comparisons)
-        if lines:
-            picked = [[*line[:3], f"{line[7]} {line[8]}".strip(), *line[9:11], line[-1]] for line in lines]
-            headings = ["", "AP", "AP50", "gain [95 %]", "of the gap", "SED's lead [95 %]", "runs"]
-            size = pool_size(rows, group)
-            title = f"{group['dataset']}, {group['percent']:g} % of {size}, `{group['recipe']}`, {group['split']}:"
-            more = over_all_runs(rows, group)
-            parts.append(f"{title}\n\n{table(headings, picked)}" + (f"\n{more}" if more else ""))
-    return {"methods-table": "\n".join(parts).rstrip()} if parts else {}
+    return (
+        f"### Methods: {heading(group)}\n\n"
+        + table(headings, lines)
+        + note
+        + over_all_runs(rows, group, comparisons)
+        + few
+    )
 
 
 def ablation_table(rows: Sequence[Row], group: dict[str, Any], comparisons: Sequence[Any]) -> str:

@@ -65,9 +65,7 @@ def wanted(rows: Sequence[Row]) -> list[tuple[list[Row], list[Row]]]:
                 first, second = paired(select(here, method="supervised", variant=strongest_twin(rows, here)), other)
                 if first:
                     pairs.append((first, second))
-        beside = _beside_rivals(rows, here)
-        if beside is not None and beside not in pairs:
-            pairs.append(beside)
+        pairs += [pair for pair in _beside_rivals(rows, here) if pair not in pairs]
     return pairs
 
 
@@ -99,13 +97,17 @@ def compared_methods(rows: Sequence[Row], here: Sequence[Row]) -> tuple[list[tup
     return (kinds, runs) if len(kinds) > len(own) else ([], set())
 
 
-def _beside_rivals(rows: Sequence[Row], here: Sequence[Row]) -> tuple[list[Row], list[Row]] | None:
-    """Twin and SED over the runs that the other methods have too, where these have fewer."""
+def _beside_rivals(rows: Sequence[Row], here: Sequence[Row]) -> list[tuple[list[Row], list[Row]]]:
+    """What a table of methods compares, over the runs that all of its lines have: some have more."""
     kinds, runs = compared_methods(rows, here)
-    if not runs:
-        return None
-    twin, sed = (select(here, method=m, variant=v) for m, v in kinds[:2])
-    return paired(*([row for row in side if (row["fold"], row["seed"]) in runs] for side in (twin, sed)))
+    own = {
+        kind: [r for r in select(here, method=kind[0], variant=kind[1]) if (r["fold"], r["seed"]) in runs]
+        for kind in kinds
+    }
+    pairs = [(kinds[0], SED)] if kinds else []
+    for rival in kinds[2:]:
+        pairs += [(rival, SED), (kinds[0], rival)]
+    return [paired(own[first], own[second]) for first, second in pairs]
 
 
 def paired(first: Sequence[Row], second: Sequence[Row]) -> tuple[list[Row], list[Row]]:

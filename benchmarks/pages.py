@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.against import methods_part
+from benchmarks.overview import overview
 from benchmarks.plan import DEMO_RECIPES, RECIPES
 from benchmarks.rows import Row
 from benchmarks.tables import write_if_changed
@@ -80,7 +80,8 @@ def readme_parts(results: Sequence[dict[str, Any]], comparisons: Sequence[Any]) 
         headings = ["labelled", "judged on", "labels alone", "SED", "gain [95 %]", "all labels", "of the gap", ""]
         told = table(headings, lines).rstrip() + "\n\nRecipes: " + "; ".join(recipes_told(shown)) + "."
         parts["results-table"] = f"AP of detectors, COCO's measure:\n\n{told}"
-    return parts | methods_part(rows, shown, comparisons)
+    methods = overview(rows, shown, comparisons)
+    return parts | ({"methods-table": methods} if methods else {})
 
 
 def recipes_told(shown: Sequence[dict[str, Any]]) -> list[str]:

@@ -80,9 +80,9 @@ def best_twin(rows: Sequence[Row], group: dict[str, Any]) -> str:
     return strongest_twin(rows, here) if here else "default"
 
 
-def interval(
+def bounds(
     rows: Sequence[Row], comparisons: Sequence[Any], group: dict[str, Any], first: Any, second: Any, metric: str = "ap"
-) -> str:
+) -> tuple[float, float] | None:
     """The bootstrap interval of a comparison, if it is of just these rows: none beats one of older rows."""
     asked = {**{k: group[k] for k in GROUP}, "first": list(first), "second": list(second)}
     for what in (identity(a, b) for a, b in wanted(rows)):
@@ -91,8 +91,16 @@ def interval(
         for c in comparisons:
             if all(c[key] == value for key, value in what.items()):
                 found = c["metrics"][metric]
-                return "" if found is None else f"[{found['low']:+.1f}, {found['high']:+.1f}]"
-    return ""
+                return None if found is None else (found["low"], found["high"])
+    return None
+
+
+def interval(
+    rows: Sequence[Row], comparisons: Sequence[Any], group: dict[str, Any], first: Any, second: Any, metric: str = "ap"
+) -> str:
+    """The same in a table's brackets, empty where there is none."""
+    found = bounds(rows, comparisons, group, first, second, metric)
+    return "" if found is None else f"[{found[0]:+.1f}, {found[1]:+.1f}]"
 
 
 def gain_of(first: Sequence[Row], second: Sequence[Row], key: str = "ap") -> list[float]:
