@@ -187,6 +187,28 @@ def test_switches_in_the_text_take_no_value(page: Path) -> None:
     assert not switches.intersection(spans)
 
 
+GENERAL = {"--help", "--config", "--resume", "--debug", "--version"}
+SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_flags_in_the_text_exist(page: Path) -> None:
+    """A command that is named gets flags that it has, a flag named alone is one of some command."""
+    of: dict[str, set[str | None]] = {
+        name: {word for flag in flags_of(cls).values() for word in (flag.on, flag.off)} if cls else set()
+        for name, cls in maker().OPTIONS.items()
+    }
+    every = set[str | None](GENERAL).union(*of.values())
+    assert {"--image-size", "--sed.no-scale", "--no-guard", "--percents"} <= every
+    for span in SPAN.findall(BLOCK.sub("", page.read_text(encoding="utf-8"))):
+        words = span.split()
+        if words[0] == "sedet" or words[0].startswith("--"):  # not another program's
+            named = words[1] if len(words) > 1 and words[1] in of else None
+            known = every if named is None else of[named] | GENERAL
+            used = {re.split("[=:]", word)[0] for word in words if re.match(r"--[a-z]", word)}
+            assert used <= known, f"{page.name}: `{span}`"
+
+
 def maker(name: str = "reference") -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
