@@ -316,6 +316,7 @@ BEFORE = {
     "box_target": "region",
     "largest_zoom": 4.0,
     "overlay": 0.0,
+    "sharpness": 1.0,
 }
 """SED's settings that came later, and what they were before there was a choice: no part of a name then."""
 

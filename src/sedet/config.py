@@ -92,6 +92,9 @@ class SEDConfig:
     """Loss between the teacher's and the student's boxes (smooth L1 in units of stride)."""
     temperature: float = 1.0
     """Sharpens the teacher's scores between the classes of a region (1 leaves them); the best class keeps its own."""
+    sharpness: float = 1.0
+    """Multiplies the logits of the teacher's class scores, which leave 0.5 (1: they stay). For very few labels, in
+    pairs: there soft scores hold the student back, and 4 brings more than hard labels."""
     weight: float = 2.0
     """lambda_u: weight of the unlabelled loss after the ramp."""
     scale_weight: float = 1.0

@@ -63,7 +63,7 @@ SHARES = """backbone_rate warmup burn_in ramp hold ema_decay ema_end
     soft_teacher.threshold pseco.threshold pseco.candidate_iou csd.ramp_down csd.threshold mixpl.threshold"""
 POSITIVE = """batch ratio steps rate accumulate threads eval_every save_every stop
     model.neck_channels model.level_range model.proposals model.roi_samples model.center_radius
-    views.scale_min views.scale_max sed.largest_zoom sed.temperature soft_teacher.jitters pseco.candidates
+    views.scale_min views.scale_max sed.largest_zoom sed.temperature sed.sharpness soft_teacher.jitters pseco.candidates
     consistent_teacher.buffer consistent_teacher.candidates mixpl.cache"""
 LEAST_SIDE = "image_size"  # below 32 px the half-size view has no pyramid
 NOT_NEGATIVE = """weight_decay clip workers cache patience seed model.head_convs model.freeze_stages

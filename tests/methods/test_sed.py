@@ -142,11 +142,17 @@ def test_a_detector_that_is_not_equivalent_loses() -> None:
 def test_weights_of_the_parts(where: Progress, three: bool) -> None:
     """weight x ramp x part, and the half view's scale_weight on top."""
     config = every_part(
-        weight=3.0, scale_weight=0.5, class_weight=2.0, box_weight=0.7, quality_weight=0.3, temperature=0.8
+        weight=3.0,
+        scale_weight=0.5,
+        class_weight=2.0,
+        box_weight=0.7,
+        quality_weight=0.3,
+        temperature=0.8,
+        sharpness=3.0,
     )
     student, teacher, batch = Cells(0), Cells(1), unlabeled() if three else tiny.one_size(unlabeled())
     losses = step(config, student, teacher, batch, where)
-    target = teacher_target(asked(teacher, batch), batch, 0.7, 0.8)
+    target = teacher_target(asked(teacher, batch), batch, 0.7, 0.8, 3.0)
     full = distillation(target, student(pixels(batch.strong), batch.content), 1.0, config)
     half = distillation(target, student(pixels(batch.half), batch.content // 2, HALF_LEVELS), 2.0, config)
     ramp = min(1.0, (where.step - 4) / 10)

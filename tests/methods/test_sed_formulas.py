@@ -340,6 +340,13 @@ def test_teacher_target_by_hand() -> None:
     torch.testing.assert_close(sharper.logits[0, 0].sigmoid(), torch.tensor([0.75, 1 / 3]))
     torch.testing.assert_close(sharper.logits[0, 1, 0].sigmoid(), torch.tensor(0.25))
     torch.testing.assert_close(sharper.foreground, target.foreground)
+    sharp = teacher_target(answer, unlabeled([[]]), erase_limit=0.7, sharpness=2.0)
+    # odds of 3 to 1 become 9 to 1, even ones stay even
+    torch.testing.assert_close(sharp.logits[0, :, 0].sigmoid(), torch.tensor([0.9, 0.1]))
+    torch.testing.assert_close(sharp.logits[0, 0, 1].sigmoid(), torch.tensor(0.5))
+    torch.testing.assert_close(sharp.foreground, target.foreground)
+    both = teacher_target(answer, unlabeled([[]]), erase_limit=0.7, temperature=0.5, sharpness=2.0)
+    torch.testing.assert_close(both.logits[0, 0].sigmoid(), torch.tensor([0.9, 0.2]))  # 1 to 2 becomes 1 to 4
     alone = tiny.regions(logits[..., :1], torch.ones(1, 2, 4), None)
     got = teacher_target(alone, unlabeled([[]]), erase_limit=0.7, temperature=0.5).logits
     torch.testing.assert_close(got, logits[..., :1])  # one class: nothing to sharpen

@@ -63,6 +63,9 @@ def test_by_hand() -> None:
     torch.testing.assert_close(target.foreground, torch.tensor([[0.75**2]]))
     sharper = teacher_target(answer, tiny.batch([(64, 64)]), 0.7, temperature=0.5).logits.softmax(dim=-1)
     torch.testing.assert_close(sharper, torch.tensor([[[0.6, 0.15, 0.25]]]))
+    sharp = teacher_target(answer, tiny.batch([(64, 64)]), 0.7, sharpness=2.0)
+    torch.testing.assert_close(sharp.logits.softmax(dim=-1), torch.tensor([[[4, 1, 1]]]) / 6)
+    torch.testing.assert_close(sharp.foreground, target.foreground)
     sure = rois(torch.tensor([[[0.0, -1.0, 60.0]]]), box)  # of the background: sharpened, nothing is left of the others
     sharper = teacher_target(sure, tiny.batch([(64, 64)]), 0.7, temperature=0.1).logits.softmax(dim=-1)
     torch.testing.assert_close(sharper, torch.tensor([[[0.0, 0.0, 1.0]]]), rtol=0, atol=1e-5)

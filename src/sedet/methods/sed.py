@@ -27,7 +27,8 @@ L_cls is the KL divergence of a RoI's distribution with one weight, w_r = half t
 (the background among them), v_r = (1 - p_T(background))^2, and boxes are those of the teacher's best class.
 
 b_T is the teacher's box at the region, or at choice the vote of all that answer for its object (vote.py). At choice the
-student sees unlabelled images in pairs, laid over each other, and learns the surer of both answers (overlay.py).
+student sees unlabelled images in pairs, laid over each other, and learns the surer of both answers (overlay.py), and
+p_T is sharpened: between the classes of a region (temperature) or away from 0.5 (sharpness, see teacher_target).
 m_r is 0 in padding, where the region's centre is erased, and where the teacher's box is erased beyond the limit:
 there the student cannot see what the teacher saw, and the discrepancy weight would be at its largest.
 """
@@ -122,11 +123,12 @@ class SED(Method):
         if config.targets == "hard":
             labels = pseudo_labels(teacher, answer, shown, config.threshold, self.erase_limit)
         else:
+            sharper = config.temperature, config.sharpness
             answer = voted_boxes(answer) if config.box_target == "voted" else answer
-            target = teacher_target(answer, shown, self.erase_limit, config.temperature)
+            target = teacher_target(answer, shown, self.erase_limit, *sharper)
             target = overlay_target(target, answer.valid) if pairs else target
             if second is not None:
-                roi_target = teacher_target(second, shown, self.erase_limit, config.temperature)
+                roi_target = teacher_target(second, shown, self.erase_limit, *sharper)
         for name, regions, view_weight in views:
             scale = 2.0 if name == "scale" else 1.0
             if config.targets == "hard":
@@ -198,11 +200,15 @@ class TeacherTarget:
 
 
 @torch.no_grad()
-def teacher_target(answer: Regions, batch: Batch, erase_limit: float, temperature: float = 1.0) -> TeacherTarget:
+def teacher_target(
+    answer: Regions, batch: Batch, erase_limit: float, temperature: float = 1.0, sharpness: float = 1.0
+) -> TeacherTarget:
     """What the teacher's answers on the weak view ask of the student, and where (m_r and v_r).
 
     A temperature T below 1 sharpens between the classes of a region: p_c becomes p_max (p_c / p_max)^(1/T). Whether
-    there is an object at all stays as the teacher sees it (our design; sharpening that too made its mistakes grow).
+    there is an object at all stays as the teacher sees it. The sharpness s does not leave it: logits become s times as
+    large, so that scores move away from 0.5, towards labels as s grows (of a softmax: p_c^s, divided by their sum).
+    v_r stays that of the teacher's own scores. Both are our design.
     """
     logits, scores = answer.logits.detach(), answer.scores().detach()
     object_score = scores.sum(dim=-1) if answer.softmax else scores.amax(dim=-1)
@@ -214,6 +220,7 @@ def teacher_target(answer: Regions, batch: Batch, erase_limit: float, temperatur
             logits = torch.cat([sharper, 1 - object_score[..., None]], dim=-1).clamp(min=1e-6).log()
         else:
             logits = (best * sharper).logit(eps=1e-6)
+    logits = logits * sharpness if sharpness != 1.0 else logits
     points, erased = answer.points[..., None, :], batch.erased  # unused rectangles are empty: they hide nothing
     around = erased[:, None, :, :]
     hidden = ((points >= around[..., :2]) & (points < around[..., 2:])).all(dim=-1).any(dim=-1)

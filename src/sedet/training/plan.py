@@ -333,6 +333,8 @@ def sed_line(config: SEDConfig, at_once: int) -> str:
     weights = {"classes": config.class_weight, "boxes": config.box_weight, "quality": config.quality_weight or 0.0}
     parts = [name + ("" if weight == 1 else f" (weight {weight:g})") for name, weight in weights.items() if weight > 0]
     learnt = ", ".join(parts) if parts and (config.distill or config.scale) else "nothing"
+    if config.targets == "soft" and config.sharpness != 1:
+        learnt += f"; scores sharpened by {config.sharpness:g}"
     if config.targets == "hard":
         learnt += f", from hard labels over {config.threshold:g}"
     line = f"unlabelled images {pairs}{config.student_view} view; learnt: {learnt}"
