@@ -37,6 +37,8 @@ HARD = {
     **dict.fromkeys(("sed.class_weight", "sed.box_weight", "sed.quality_weight"), 1.0),
 }
 
+SOFT = {"sed.sharpness": 1.0}
+
 TUNED: dict[str, dict[str, dict[str, Any]]] = {
     "dense-teacher": {"share-0.1": {"dense_teacher.share": 0.1}},
     "mixpl": {"over-0.5": {"mixpl.threshold": 0.5}},
@@ -67,8 +69,12 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "box-smooth-l1": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0, "sed.box_loss": "smooth_l1"},
         "no-box": {"sed.box_weight": 0.0, "sed.quality_weight": 0.0},  # where the recipe has them on
         "overlay": {"sed.overlay": 1.0},
-        "classes": {"sed.overlay": 0.0, "sed.box_weight": 0.0},  # the library's default, where the recipe has another
-        "no-overlay": {"sed.overlay": 0.0},  # where the recipe has it on
+        # what the recipe for few labels has on, away: all of it is the library's default
+        "classes": {"sed.overlay": 0.0, "sed.box_weight": 0.0, **SOFT},
+        "no-overlay": {"sed.overlay": 0.0},
+        "soft": SOFT,
+        "soft-weak": {**SOFT, "sed.student_view": "weak"},
+        "soft-no-overlay": {**SOFT, "sed.overlay": 0.0},
         "fast-teacher": {"ema_decay": 0.93},
         "weak-view": {"sed.student_view": "weak"},
         "strong-view": {"sed.student_view": "strong"},  # where the recipe has the weak one
