@@ -18,8 +18,8 @@ Kind = tuple[str, str]
 LEGEND = (
     "\nAP; the best of each column is bold. \\*: SED's lead is outside the noise of the images (95 %), †: it is behind "
     "outside it; without a mark neither is, or there is no interval. *tuned*: the best on dev of the settings tried, "
-    "by column; other lines of rivals have their publications' settings. *time*: of the updates after the burn-in, as "
-    "a multiple of the labels alone, on average over the columns, with other trainings beside.\n"
+    "by column; other lines of rivals have their publications' settings, labels alone their best length. Of several "
+    "recipes a column has that with the most methods.\n"
 )
 
 
@@ -28,19 +28,26 @@ LINES = [(method, tuned) for method in ("sed", *(m for m in METHODS if m != "sed
 
 
 def columns(rows: Sequence[Row], shown: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each data set, labelled share and detector the group with the most methods; val where it has been opened."""
-    best: dict[tuple[Any, ...], tuple[int, dict[str, Any]]] = {}
+    """Of each data set, labelled share and detector one group: val where there is one, of those the most methods.
+
+    Of groups with as many methods the first by the recipe's name.
+    """
+    best: dict[tuple[Any, ...], tuple[tuple[bool, int], dict[str, Any]]] = {}
     for group in shown:
-        here = select(rows, **group)
+        here = listed(rows, group)
         kinds, _ = compared_methods(rows, here)
         if not kinds:
             continue
-        key = (group["dataset"], group["percent"], here[0]["detector"])
-        opened = any(all(g[k] == group[k] for k in GROUP if k != "split") for g in shown if g["split"] == "val")
-        worth = len(kinds) if group["split"] == "val" or not opened else -1
+        key, worth = (group["dataset"], group["percent"], here[0]["detector"]), (group["split"] == "val", len(kinds))
         if key not in best or worth > best[key][0]:
             best[key] = (worth, group)
     return [group for _, group in best.values()]
+
+
+def listed(rows: Sequence[Row], group: dict[str, Any]) -> list[Row]:
+    """The rows of a group that lines are made of: others are not to narrow the runs that all have."""
+    kinds = [kind_of(rows, group, *line) for line in LINES]
+    return [r for r in select(rows, **group) if (r["method"], r["variant"]) in kinds]
 
 
 def kind_of(rows: Sequence[Row], group: dict[str, Any], method: str, tuned: bool) -> Kind | None:
@@ -57,12 +64,10 @@ def overview(rows: Sequence[Row], shown: Sequence[dict[str, Any]], comparisons: 
     """The table, with what has more runs than its columns below; empty where SED stands alone."""
     groups = columns(rows, shown)
     lines: dict[tuple[str, bool], list[str]] = {}
-    costs: dict[tuple[str, bool], list[float]] = {}
     aps: list[dict[tuple[str, bool], float]] = []
     for place, group in enumerate(groups):
-        kinds, runs = compared_methods(rows, select(rows, **group))
+        kinds, runs = compared_methods(rows, listed(rows, group))
         beside = [r for r in rows if any(r[k] != v for k, v in group.items()) or (r["fold"], r["seed"]) in runs]
-        twin = mean(_after(r) for r in cell_rows(beside, group, method=kinds[0][0], variant=kinds[0][1]))
         aps.append({})
         for line in LINES:
             kind = kind_of(rows, group, *line)
@@ -74,7 +79,6 @@ def overview(rows: Sequence[Row], shown: Sequence[dict[str, Any]], comparisons: 
                 mark = "\\*" if low_high[0] > 0 else "†" if low_high[1] < 0 else ""
             aps[-1][line] = mean(r["ap"] for r in found)
             lines.setdefault(line, [""] * len(groups))[place] = spread([r["ap"] for r in found]) + mark
-            costs.setdefault(line, []).append(mean(map(_after, found)) / twin)
     if not lines:
         return ""
     for place, values in enumerate(aps):
@@ -82,18 +86,18 @@ def overview(rows: Sequence[Row], shown: Sequence[dict[str, Any]], comparisons: 
             if ap == max(values.values()):
                 lines[line][place] = f"**{lines[line][place]}**"
     names = {line: f"**{line[0]}**" if line[0] == "sed" else line[0] + (", tuned" if line[1] else "") for line in lines}
-    body = [[names[line], *lines[line], f"{mean(costs[line]):.1f}"] for line in LINES if line in lines]
-    text = table(["", *(_title(rows, group) for group in groups), "time"], body) + LEGEND
-    more = [f"{_title(rows, group)}: {told}" for group in groups if (told := over_all_runs(rows, group, comparisons))]
-    return "\n".join([text, *more]).rstrip()
-
-
-def _after(row: Row) -> float:
-    return float(row["seconds"] - row["burn_in_seconds"])
+    body = [[names[line], *lines[line]] for line in LINES if line in lines]
+    text = table(["", *(_title(rows, group) for group in groups)], body) + LEGEND
+    for group in groups:
+        own = [r for r in rows if any(r[k] != v for k, v in group.items())] + listed(rows, group)
+        text += "".join(
+            f"\n{_title(rows, group)}: {line}\n" for line in over_all_runs(own, group, comparisons).splitlines() if line
+        )
+    return text.rstrip()
 
 
 def _title(rows: Sequence[Row], group: dict[str, Any]) -> str:
     first = select(rows, **group, method="sed")[0]
     where = "" if group["dataset"] == "demo" else f", {group['split']}"
     detector = ", Faster R-CNN" if first["detector"] == "faster_rcnn" else ""
-    return f"{group['dataset']}, {first['labeled_images']} labelled{detector}{where}"
+    return f"{group['dataset']}, {first['labeled_images']} labelled{detector}, `{group['recipe']}`{where}"

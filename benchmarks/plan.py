@@ -31,13 +31,13 @@ SPLITS = ("dev", "val")
 """dev: for everything that looks at scores while deciding. val: for the report, once a frozen configuration."""
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+SOFT = {"sed.sharpness": 1.0}
 HARD = {
+    **SOFT,
     "sed.targets": "hard",
     "sed.overlay": 0.0,
     **dict.fromkeys(("sed.class_weight", "sed.box_weight", "sed.quality_weight"), 1.0),
 }
-
-SOFT = {"sed.sharpness": 1.0}
 
 TUNED: dict[str, dict[str, dict[str, Any]]] = {
     "dense-teacher": {"share-0.1": {"dense_teacher.share": 0.1}},

@@ -85,13 +85,12 @@ def bounds(
 ) -> tuple[float, float] | None:
     """The bootstrap interval of a comparison, if it is of just these rows: none beats one of older rows."""
     asked = {**{k: group[k] for k in GROUP}, "first": list(first), "second": list(second)}
-    for what in (identity(a, b) for a, b in wanted(rows)):
-        if any(what[key] != value for key, value in asked.items()):
-            continue
-        for c in comparisons:
-            if all(c[key] == value for key, value in what.items()):
-                found = c["metrics"][metric]
-                return None if found is None else (found["low"], found["high"])
+    pairs = (identity(a, b) for a, b in wanted(rows))
+    what = next((w for w in pairs if all(w[key] == value for key, value in asked.items())), None)  # over all runs
+    for c in comparisons if what else ():
+        if what and all(c[key] == value for key, value in what.items()):
+            found = c["metrics"][metric]
+            return None if found is None else (found["low"], found["high"])
     return None
 
 

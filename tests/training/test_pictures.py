@@ -134,6 +134,9 @@ def test_the_student_is_drawn_as_it_sees(root: Path, monkeypatch: pytest.MonkeyP
     assert last["boxes"][:, 0].tolist() == ([7, 4] if pairs else [7])
     assert last["labels"].tolist() == ([1, 0] if pairs else [1])
     assert calls[-1]["boxes"][:, 0].tolist() == ([3.5, 2] if pairs else [3.5])
+    calls.clear()
+    unlabeled_picture(batch.first(1), teacher, NAMES, method=SED(SEDConfig(overlay=float(pairs), student_view="weak")))
+    assert [len(call["boxes"]) for call in calls] == [1, 1, 1], "one image is no pair"
     weak = batch.weak.permute(0, 2, 3, 1).numpy().astype(int)
     width, height = torch.minimum(four.content[3], four.content[0]).tolist()
     expected = (weak[3] + weak[0]) // 2 if pairs else weak[3]

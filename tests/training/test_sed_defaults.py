@@ -43,7 +43,9 @@ def test_the_plan_says_it() -> None:
     assert plan.sed_line(replace(plain, targets="hard"), 8).endswith("learnt: classes, from hard labels over 0.7")
     assert plan.sed_line(replace(few, class_weight=0.0, quality_weight=0.3), 8).endswith("boxes, quality (weight 0.3)")
     assert plan.sed_line(replace(few, distill=False, scale=False), 8).endswith("learnt: nothing")
-    assert plan.sed_line(replace(few, sharpness=4.0), 8).endswith("quality; scores sharpened by 4")
+    assert plan.sed_line(replace(few, sharpness=4.0), 8).endswith("quality; logits of the scores times 4")
+    assert "logits" not in plan.sed_line(replace(few, sharpness=4.0, class_weight=0.0), 8)
+    assert plan.sed_line(replace(few, sharpness=4.0, distill=False, scale=False), 1).endswith("learnt: nothing")
     assert "makes no pairs" in plan.sed_line(few, 1) and "makes no pairs" not in plan.sed_line(plain, 1)
 
 

@@ -72,7 +72,9 @@ class Method:
         raise NotImplementedError
 
     def seen(self, unlabeled: Batch, pairs: bool) -> Batch:
-        """The batch with the views that the student learns from as ``strong`` and ``half`` (for its pictures).
+        """The batch with the views that the student learns from as ``strong`` and ``half``, for pictures of a run.
+
+        The strong views where a method does not say otherwise, whatever it makes of them.
 
         Args:
             pairs: whether images are laid over each other at this step.

@@ -28,7 +28,7 @@ L_cls is the KL divergence of a RoI's distribution with one weight, w_r = half t
 
 b_T is the teacher's box at the region, or at choice the vote of all that answer for its object (vote.py). At choice the
 student sees unlabelled images in pairs, laid over each other, and learns the surer of both answers (overlay.py), and
-p_T is sharpened: between the classes of a region (temperature) or away from 0.5 (sharpness, see teacher_target).
+p_T is sharpened in L_cls, not in v_r: between the classes of a region (temperature) or away from 0.5 (sharpness).
 m_r is 0 in padding, where the region's centre is erased, and where the teacher's box is erased beyond the limit:
 there the student cannot see what the teacher saw, and the discrepancy weight would be at its largest.
 """

@@ -90,7 +90,7 @@ class Album:
         batch = t.data[item][1]
         assert batch is not None
         score = DEFAULT_SCORE if t.state.cut is None else t.state.cut
-        given = batch.first(IMAGES).to(t.fabric.device)
+        given = batch.first(IMAGES + 1).to(t.fabric.device)  # the last is laid over the next
         return unlabeled_picture(given, t.teacher.model, self.names, score, t.module.method)
 
     def _draw(self, name: str, make: Callable[[], Image.Image]) -> None:
@@ -130,14 +130,14 @@ def unlabeled_picture(
     """Unlabelled images as the teacher and the student see them, with what the teacher finds (and is asked to teach).
 
     Args:
-        batch: on the teacher's device.
+        batch: on the teacher's device; the first images are drawn.
         score: lowest score of a box that is drawn.
-        method: whose student looks on; None: one that sees the strong views.
+        method: whose student looks on (see Method.seen); None: one that sees the strong views.
     """
     assert batch.weak is not None
     answer = teacher(pixels(batch.weak), batch.content)
     found = teacher.detect(answer, batch.content, score_threshold=score)
-    pairs = method is not None and method.pairs
+    pairs = method is not None and method.pairs and len(batch) > 1
     seen = batch if method is None else method.seen(batch, pairs)
     view = "strong" if seen.strong is batch.strong else "student, in pairs" if pairs else "student"
     pictures, titles = [], []

@@ -332,9 +332,11 @@ def sed_line(config: SEDConfig, at_once: int) -> str:
     pairs = "in pairs, " if config.overlay == 1 else f"{100 * config.overlay:.2g}% in pairs, " if config.overlay else ""
     weights = {"classes": config.class_weight, "boxes": config.box_weight, "quality": config.quality_weight or 0.0}
     parts = [name + ("" if weight == 1 else f" (weight {weight:g})") for name, weight in weights.items() if weight > 0]
-    learnt = ", ".join(parts) if parts and (config.distill or config.scale) else "nothing"
-    if config.targets == "soft" and config.sharpness != 1:
-        learnt += f"; scores sharpened by {config.sharpness:g}"
+    if not parts or not (config.distill or config.scale):
+        return f"unlabelled images {pairs}{config.student_view} view; learnt: nothing"
+    learnt = ", ".join(parts)
+    if config.targets == "soft" and config.sharpness != 1 and config.class_weight > 0:
+        learnt += f"; logits of the scores times {config.sharpness:g}"
     if config.targets == "hard":
         learnt += f", from hard labels over {config.threshold:g}"
     line = f"unlabelled images {pairs}{config.student_view} view; learnt: {learnt}"
