@@ -60,8 +60,14 @@ def kind_of(rows: Sequence[Row], group: dict[str, Any], method: str, tuned: bool
     return None if variant is None else (method, variant)
 
 
-def overview(rows: Sequence[Row], shown: Sequence[dict[str, Any]], comparisons: Sequence[Any]) -> str:
-    """The table, with what has more runs than its columns below; empty where SED stands alone."""
+def overview(
+    rows: Sequence[Row], shown: Sequence[dict[str, Any]], comparisons: Sequence[Any], cost: dict[str, Any] | None = None
+) -> str:
+    """The table, with what has more runs than its columns below; empty where SED stands alone.
+
+    Args:
+        cost: what benchmarks/cost.py measured, for a last column.
+    """
     groups = columns(rows, shown)
     lines: dict[tuple[str, bool], list[str]] = {}
     aps: list[dict[tuple[str, bool], float]] = []
@@ -87,13 +93,28 @@ def overview(rows: Sequence[Row], shown: Sequence[dict[str, Any]], comparisons: 
                 lines[line][place] = f"**{lines[line][place]}**"
     names = {line: f"**{line[0]}**" if line[0] == "sed" else line[0] + (", tuned" if line[1] else "") for line in lines}
     body = [[names[line], *lines[line]] for line in LINES if line in lines]
-    text = table(["", *(_title(rows, group) for group in groups)], body) + LEGEND
+    headings = ["", *(_title(rows, group) for group in groups)]
+    if cost is None:
+        text = table(headings, body) + LEGEND
+    else:
+        each = {c["method"]: f"{c['seconds']:.2f} s, {c['memory'] / 2**30:.1f} GiB" for c in cost["methods"]}
+        spent = ["" if line[1] else each.get(line[0], "") for line in LINES if line in lines]
+        costs = zip(body, spent, strict=True)
+        text = table([*headings, "an update"], [[*line, value] for line, value in costs]) + LEGEND + told_cost(cost)
     for group in groups:
         own = [r for r in rows if any(r[k] != v for k, v in group.items())] + listed(rows, group)
         text += "".join(
             f"\n{_title(rows, group)}: {line}\n" for line in over_all_runs(own, group, comparisons).splitlines() if line
         )
     return text.rstrip()
+
+
+def told_cost(cost: dict[str, Any]) -> str:
+    where, beside = cost["machine"], cost["beside"]
+    threads = "1 thread" if where["threads"] == 1 else f"{where['threads']} threads"
+    load = f", beside {beside} other training{'' if beside == 1 else 's'}" if beside else ""
+    cell = f"{cost['dataset']}, {cost['percent']:g} %, `{cost['recipe']}`"
+    return f"*an update*: after the burn-in, and the memory's peak ({cell}; {where['processor']}, {threads}{load}).\n"
 
 
 def _title(rows: Sequence[Row], group: dict[str, Any]) -> str:

@@ -35,15 +35,18 @@ def fill_pages(
     comparisons: Sequence[Any],
     suite: dict[str, Any] | None = None,
     demo: dict[str, Any] | None = None,
+    cost: dict[str, Any] | None = None,
 ) -> None:
     """Fill the marks of both pages; a page that is not there is left out."""
-    on_readme = readme_parts(results, comparisons) | suite_part(suite) | demo_part(demo)
+    on_readme = readme_parts(results, comparisons, cost) | suite_part(suite) | demo_part(demo)
     for page, parts in ((readme, on_readme), (experiments, experiments_part(results))):
         if page.is_file():
             write_if_changed(page, fill(page.read_text(encoding="utf-8"), parts))
 
 
-def readme_parts(results: Sequence[dict[str, Any]], comparisons: Sequence[Any]) -> dict[str, str]:
+def readme_parts(
+    results: Sequence[dict[str, Any]], comparisons: Sequence[Any], cost: dict[str, Any] | None = None
+) -> dict[str, str]:
     """The measured parts of README.md by the name of their mark."""
     rows = [row for result in results for row in result["rows"] if not row["trial"]]
     parts: dict[str, str] = {}
@@ -80,7 +83,7 @@ def readme_parts(results: Sequence[dict[str, Any]], comparisons: Sequence[Any]) 
         headings = ["labelled", "judged on", "labels alone", "SED", "gain [95 %]", "all labels", "of the gap", ""]
         told = table(headings, lines).rstrip() + "\n\nRecipes: " + "; ".join(recipes_told(shown)) + "."
         parts["results-table"] = f"AP of detectors, COCO's measure:\n\n{told}"
-    methods = overview(rows, shown, comparisons)
+    methods = overview(rows, shown, comparisons, cost)
     return parts | ({"methods-table": methods} if methods else {})
 
 

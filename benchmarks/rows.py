@@ -18,6 +18,8 @@ OPENINGS = "val_openings.json"
 COMPARISONS = "comparisons.json"
 SUITE, DEMO_RUN = "suite.json", "demo-run.json"
 """What README's two commands took: no cells."""
+COST = "cost.json"
+"""What an update of each method takes (benchmarks/cost.py)."""
 
 Row = dict[str, Any]
 
@@ -38,7 +40,7 @@ def load_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
     """All results of clean trees, sorted by file name."""
     results = []
     for path in sorted(folder.glob("*.json")):
-        if path.name in (OPENINGS, COMPARISONS, SUITE, DEMO_RUN):
+        if path.name in (OPENINGS, COMPARISONS, SUITE, DEMO_RUN, COST):
             continue
         result = read_result(path)
         if result is not None and not result["rows"][0]["commit"].endswith("-dirty"):
@@ -77,7 +79,7 @@ def best_variant(rows: Sequence[Row], **cell: Any) -> str | None:
 
 
 def load_command(name: str, folder: Path = RESULTS) -> dict[str, Any] | None:
-    """What benchmarks/commands.py measured; None if it was not run, or on a tree that was not as committed."""
+    """What commands.py or cost.py measured; None if it was not run, or on a tree that was not as committed."""
     path = folder / name
     found = dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
     return None if found is None or str(found["commit"]).endswith("-dirty") else found

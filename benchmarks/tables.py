@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from benchmarks.against import ablation_table, labels_table, methods_table
 from benchmarks.compare import load_comparisons
 from benchmarks.provenance import ROOT
-from benchmarks.rows import DEMO_RUN, RESULTS, SUITE, Row, load_command, load_results, read_openings, select
+from benchmarks.rows import COST, DEMO_RUN, RESULTS, SUITE, Row, load_command, load_results, read_openings, select
 from benchmarks.values import (
     GROUP,
     HEADINGS,
@@ -266,8 +266,8 @@ def main() -> int:
     write_if_changed(options.docs / "results.md", render(results, comparisons, read_openings(options.results)))
     draw_curves(results, options.docs)
     if options.readme:
-        suite, demo = load_command(SUITE, options.results), load_command(DEMO_RUN, options.results)
-        fill_pages(ROOT / "README.md", options.docs / "experiments.md", results, comparisons, suite, demo)
+        measured = [load_command(name, options.results) for name in (SUITE, DEMO_RUN, COST)]
+        fill_pages(ROOT / "README.md", options.docs / "experiments.md", results, comparisons, *measured)
     return 0
 
 

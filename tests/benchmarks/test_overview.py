@@ -64,6 +64,19 @@ def test_a_column_of_each_data_set_share_and_detector() -> None:
     assert "170 labelled, `b`, val" in lines[0] and "| stac | **8.0** |  |" in lines
 
 
+def test_what_an_update_costs_stands_beside() -> None:
+    each = [{"method": m, "seconds": s, "memory": 3 * 2**29} for m, s in (("sed", 1.234), ("mixpl", 0.8))]
+    about = {"dataset": "bccd", "percent": 2.0, "recipe": "few", "beside": 1}
+    cost = {**about, "methods": each, "machine": {"processor": "p", "threads": 1}}
+    results = [result(10), result(14, method="sed"), result(12, method="mixpl")]
+    results.append(result(13, method="mixpl", variant="over-0.5"))
+    rows = [row for r in results for row in r["rows"]]
+    lines = overview(rows, groups(rows), [], cost).splitlines()
+    assert "| **sed** | **14.0** | 1.23 s, 1.5 GiB |" in lines and "| mixpl, tuned | 13.0 |  |" in lines
+    assert "| supervised | 10.0 |  |" in lines
+    assert lines[-1].endswith("(bccd, 2 %, `few`; p, 1 thread, beside 1 other training).")
+
+
 def test_what_is_tuned_is_chosen_on_dev(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TUNED, "mixpl", {"over-0.5": {}, "over-0.6": {}})
     results = [result(10), result(14, method="sed"), result(10, split="val"), result(14, method="sed", split="val")]
