@@ -31,9 +31,7 @@ SPLITS = ("dev", "val")
 """dev: for everything that looks at scores while deciding. val: for the report, once a frozen configuration."""
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-SOFT = {"sed.sharpness": 1.0}
 HARD = {
-    **SOFT,
     "sed.targets": "hard",
     "sed.overlay": 0.0,
     **dict.fromkeys(("sed.class_weight", "sed.box_weight", "sed.quality_weight"), 1.0),
@@ -69,12 +67,9 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "box-smooth-l1": {"sed.box_weight": 1.0, "sed.quality_weight": 1.0, "sed.box_loss": "smooth_l1"},
         "no-box": {"sed.box_weight": 0.0, "sed.quality_weight": 0.0},  # where the recipe has them on
         "overlay": {"sed.overlay": 1.0},
-        # what the recipe for few labels has on, away: all of it is the library's default
-        "classes": {"sed.overlay": 0.0, "sed.box_weight": 0.0, **SOFT},
-        "no-overlay": {"sed.overlay": 0.0},
-        "soft": SOFT,
-        "soft-weak": {**SOFT, "sed.student_view": "weak"},
-        "soft-no-overlay": {**SOFT, "sed.overlay": 0.0},
+        "classes": {"sed.overlay": 0.0, "sed.box_weight": 0.0},  # the library's default, where the recipe has another
+        "no-overlay": {"sed.overlay": 0.0},  # where the recipe has it on
+        "sharp": {"sed.student_view": "strong", "sed.sharpness": 2.0},
         "fast-teacher": {"ema_decay": 0.93},
         "weak-view": {"sed.student_view": "weak"},
         "strong-view": {"sed.student_view": "strong"},  # where the recipe has the weak one
