@@ -93,8 +93,8 @@ class SEDConfig:
     temperature: float = 1.0
     """Sharpens the teacher's scores between the classes of a region (1 leaves them); the best class keeps its own."""
     sharpness: float = 1.0
-    """Multiplies the logits of the teacher's class scores: above 1 these leave 0.5, towards labels. Worth a try where
-    the teacher gives most objects more than 0.5 when the burn-in ends (labels_recall_0.5); elsewhere it loses them."""
+    """Multiplies the logits of the teacher's class scores: above 1 these leave 0.5, towards labels. Where the teacher
+    gives most objects less than 0.5 when the burn-in ends (labels_recall_0.5) that loses them."""
     weight: float = 2.0
     """lambda_u: weight of the unlabelled loss after the ramp."""
     scale_weight: float = 1.0
