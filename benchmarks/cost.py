@@ -40,7 +40,7 @@ def timed(config: TrainConfig, start: Path, first: int, folder: Path) -> dict[st
     seconds, memory = [], None
     for updates in (SHORT, LONG):
         out = folder / f"{config.method}-{updates}"
-        run = replace(config, out=str(out), start=str(start), stop=first + updates, val=None, val_images=None)
+        run = replace(config, out=str(out), start=str(start), stop=first + updates)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:  # of its own: for the memory's peak
             record = process.submit(finish_run, run, out, "cost").result()
         seconds.append(record["seconds"])

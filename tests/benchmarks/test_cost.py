@@ -41,10 +41,10 @@ def test_what_is_done_once_is_not_in_it(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(cost, "finish_run", train)
     monkeypatch.setattr(cost, "ProcessPoolExecutor", Here)
-    found = cost.timed(TrainConfig(method="stac", val="v.json"), tmp_path / "burn", 300, tmp_path)
+    found = cost.timed(TrainConfig(method="stac"), tmp_path / "burn", 300, tmp_path)
     assert found == {"method": "stac", "seconds": 0.5, "memory": 350}
     assert [config.stop for config in given] == [310, 350] and given[0].out != given[1].out
-    assert all(config.val is None and config.start == str(tmp_path / "burn") for config in given)
+    assert all(config.start == str(tmp_path / "burn") for config in given)
 
 
 def test_every_method_of_the_detector_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
