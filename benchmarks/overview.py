@@ -17,9 +17,9 @@ Kind = tuple[str, str]
 
 LEGEND = (
     "\nAP; the best of each column is bold. \\*: SED's lead is outside the noise of the images (95 %), †: it is behind "
-    "outside it; without a mark neither is, or there is no interval. *tuned*: the best on dev of the settings tried, "
-    "by column; other lines of rivals have their publications' settings, labels alone their best length. Of several "
-    "recipes a column has that with the most methods.\n"
+    "outside it; without a mark neither is, or there is no interval. *tuned*: where others than the published settings "
+    "were best on dev; other lines of rivals have their publications' settings, labels alone their best length. Of "
+    "several recipes a column has that with the most methods.\n"
 )
 
 
@@ -55,9 +55,10 @@ def kind_of(rows: Sequence[Row], group: dict[str, Any], method: str, tuned: bool
     if not tuned:
         return (method, best_twin(rows, group) if method == "supervised" else "default")
     cell = {key: group[key] for key in GROUP if key != "split"}
-    tried = [r for r in select(rows, **cell, method=method) if r["variant"] in TUNED.get(method, {})]
+    known = ("default", *TUNED.get(method, {}))
+    tried = [r for r in select(rows, **cell, method=method) if r["variant"] in known]
     variant = best_variant(tried, **cell, method=method)
-    return None if variant is None else (method, variant)
+    return None if variant in (None, "default") else (method, str(variant))
 
 
 def overview(

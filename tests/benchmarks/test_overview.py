@@ -83,6 +83,10 @@ def test_what_is_tuned_is_chosen_on_dev(monkeypatch: pytest.MonkeyPatch) -> None
     for variant, dev, val in (("over-0.5", 12, 20), ("over-0.6", 13, 11)):
         results += [result(ap, method="mixpl", variant=variant, split=s) for s, ap in (("dev", dev), ("val", val))]
     assert "| mixpl, tuned | 11.0 |" in told(results)
+    results += [result(12.5, method="mixpl"), result(9, method="mixpl", split="val")]
+    assert "| mixpl, tuned | 11.0 |" in told(results) and "| mixpl | 9.0 |" in told(results)
+    results[-2] = result(13.5, method="mixpl")
+    assert not any("tuned |" in line for line in told(results)), "nothing was better than what is published"
 
 
 def test_what_is_not_listed_narrows_nothing() -> None:
