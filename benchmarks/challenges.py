@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from benchmarks.against import ablation_name
+from benchmarks.against import ablation_name, method_name
 from benchmarks.inputs import judged_table
 from benchmarks.plan import Cell
 from benchmarks.provenance import ROOT, machine, provenance, versions
@@ -31,12 +31,13 @@ from sedet.evaluation.analysis import Analysis, measured
 from sedet.predictor import load
 
 ANALYSIS = Path(__file__).resolve().parent / "analysis"
-FIRST = ("supervised", "unbiased-teacher", "dense-teacher")
+FIRST = ("supervised", "unbiased-teacher", "mixpl", "dense-teacher")
 LEAST = 0.01
 """A smaller difference of a share, an IoU or a calibration error is called none."""
 NAMES = {
     "supervised": "labels alone (twin)",
     "unbiased-teacher": "hard labels (Unbiased Teacher)",
+    "mixpl": "hard labels (MixPL)",
     "dense-teacher": "soft labels, no scale (Dense Teacher)",
     "sed": "SED",
 }
@@ -120,12 +121,14 @@ def place_of(analysis: dict[str, Any]) -> tuple[int, str]:
 
 def key_of(analysis: dict[str, Any]) -> str:
     cell = analysis["cell"]
-    return str(cell["method"] if cell["variant"] == "default" else cell["variant"])
+    return str(cell["variant"] if cell["method"] == "sed" and cell["variant"] != "default" else cell["method"])
 
 
 def name_of(analysis: dict[str, Any]) -> str:
-    key = key_of(analysis)
-    return NAMES.get(key) or f"SED, {ablation_name(analysis['cell'])}"
+    key, cell = key_of(analysis), analysis["cell"]
+    if cell["method"] != "sed" and cell["variant"] != "default":
+        return f"hard labels ({method_name(cell['method'], cell['variant'])})"
+    return NAMES.get(key) or f"SED, {ablation_name(cell)}"
 
 
 def lines(columns: Sequence[dict[str, Any]]) -> list[list[str]]:
@@ -280,7 +283,7 @@ def main() -> int:
     parser.add_argument("--percent", type=float, default=10)
     parser.add_argument("--recipe", default="cpu-long")
     parser.add_argument(
-        "--methods", nargs="+", default=["supervised", "unbiased-teacher", "sed"], help="or sed:VARIANT"
+        "--methods", nargs="+", default=["supervised", "unbiased-teacher", "sed"], help="or METHOD:VARIANT"
     )
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "benchmarks")
