@@ -181,10 +181,10 @@ def reading(facts: dict[str, dict[str, Any]]) -> str:
         better = [label for label, before, after in known if before - after >= LEAST]
         worse = [label for label, before, after in known if after - before >= LEAST]
         same = [label for label, before, after in known if abs(after - before) < LEAST]
-        text.append(
-            f"- Against *{name}*, SED has: {'; '.join(better) or 'nothing better'}. Not: {'; '.join(worse) or '–'}. "
-            f"No difference: {'; '.join(same) or '–'}."
-        )
+        told = [f"- Against *{name}*, SED has: {'; '.join(better) or 'nothing better'}."]
+        told += [f"Not: {'; '.join(worse)}."] if worse else []
+        told += [f"No difference: {'; '.join(same)}."] if same else []
+        text.append(" ".join(told))
     weights = sed["imbalance"]["weights"]
     shares = (percent(weights[f"share_of_{what}"]) for what in ("regions", "weight"))
     text.append("- In SED, objects are {} of the regions and {} of the weight.".format(*shares))
