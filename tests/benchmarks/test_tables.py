@@ -236,7 +236,7 @@ def test_what_is_said_of_the_challenges_follows_from_the_numbers() -> None:
         "- In SED, objects are 47 % of the regions and 51 % of the weight.\n"
     )
     near = challenges.reading({"twin": facts(0.4, 0.7, 0.2), "SED": facts(0.395, 0.709, 0.191)})
-    assert f"SED has: nothing better. Not: –. No difference: {'; '.join(challenges.GOALS)}." in near
+    assert f"SED has: nothing better. No difference: {'; '.join(challenges.GOALS)}." in near
     unknown = challenges.reading({"twin": facts(0.4, None, 0.2), "SED": facts(0.5, 0.6, 0.1)})
     assert "lie better" not in unknown and "Not: fewer objects lost at 0.5" in unknown
     assert challenges.reading({"twin": facts(0.4, 0.7, 0.2)}) == ""
