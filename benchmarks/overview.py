@@ -17,9 +17,10 @@ Kind = tuple[str, str]
 
 LEGEND = (
     "\nAP; the best of each column is bold. \\*: SED's lead is outside the noise of the images (95 %), †: it is behind "
-    "outside it; without a mark neither is, or there is no interval. *tuned*: where others than the published settings "
+    "outside it; °: there is no interval. *tuned*: where others than the published settings "
     "were best on dev; other lines of rivals have their publications' settings, labels alone their best length. Of "
-    "several recipes a column has that with the most methods.\n"
+    "several recipes a column has that with the most methods. *dev*: what settings were chosen on; *val*: what nothing "
+    "was chosen by (bccd's test images).\n"
 )
 
 
@@ -81,9 +82,8 @@ def overview(
             if kind not in kinds:
                 continue
             found = cell_rows(beside, group, method=kind[0], variant=kind[1])
-            mark = ""
-            if kind != SED and (low_high := bounds(beside, comparisons, group, kind, SED)) is not None:
-                mark = "\\*" if low_high[0] > 0 else "†" if low_high[1] < 0 else ""
+            low_high = (0.0, 0.0) if kind == SED else bounds(beside, comparisons, group, kind, SED)
+            mark = "°" if low_high is None else "\\*" if low_high[0] > 0 else "†" if low_high[1] < 0 else ""
             aps[-1][line] = mean(r["ap"] for r in found)
             lines.setdefault(line, [""] * len(groups))[place] = spread([r["ap"] for r in found]) + mark
     if not lines:

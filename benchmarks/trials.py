@@ -27,6 +27,8 @@ from sedet.config import TrainConfig
 from sedet.settings import to_dict
 
 HERE = Path(__file__).parent
+KEPT = ("step", "teacher_ap", "teacher_ap50", "teacher_ap75", "teacher_ap_medium", "student_ap", "labels_recall_0.5")
+"""Of an evaluation."""
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -48,9 +50,7 @@ def trial(run: Path) -> dict[str, Any] | None:
     return {
         "name": run.name,
         **(configured(run / "config.yaml") if (run / "config.yaml").is_file() else planned(log)),
-        "curve": [
-            {key: float(row[key]) for key in ("step", "teacher_ap", "teacher_ap50", "student_ap")} for row in judged
-        ],
+        "curve": [{key: float(row[key]) for key in KEPT if row.get(key) not in (None, "")} for row in judged],
         "from": log[0][:19],
         "to": log[-1][:19],
     }

@@ -38,7 +38,7 @@ def test_a_line_a_method_as_published_and_tuned() -> None:
     assert lines[0] == "|  | coco-people, 170 labelled, `cpu`, dev |"
     assert lines[2:7] == [
         "| **sed** | 14.0 |",
-        "| supervised | 10.0 |",
+        "| supervised | 10.0° |",
         "| unbiased-teacher, tuned | 13.0 |",
         "| mixpl | 12.0\\* |",
         "| mixpl, tuned | **15.0†** |",
@@ -58,10 +58,10 @@ def test_a_column_of_each_data_set_share_and_detector() -> None:
     assert [g["recipe"] for g in columns(rows, groups(rows))] == ["b", "c"], "the most methods"
     lines = told(results)
     assert lines[0] == "|  | coco-people, 170 labelled, `b`, dev | coco-people, 170 labelled, Faster R-CNN, `c`, dev |"
-    assert "| **sed** | 2.0 | 6.0 |" in lines and "| pseco |  | **7.0** |" in lines
+    assert "| **sed** | 2.0 | 6.0 |" in lines and "| pseco |  | **7.0°** |" in lines
     opened = [result(ap, recipe="b", split="val", method=m) for m, ap in (("supervised", 1), ("sed", 2), ("stac", 8))]
     lines = told([*results, *opened])
-    assert "170 labelled, `b`, val" in lines[0] and "| stac | **8.0** |  |" in lines
+    assert "170 labelled, `b`, val" in lines[0] and "| stac | **8.0°** |  |" in lines
 
 
 def test_what_an_update_costs_stands_beside() -> None:
@@ -72,8 +72,8 @@ def test_what_an_update_costs_stands_beside() -> None:
     results.append(result(13, method="mixpl", variant="over-0.5"))
     rows = [row for r in results for row in r["rows"]]
     lines = overview(rows, groups(rows), [], cost).splitlines()
-    assert "| **sed** | **14.0** | 1.23 s, 1.5 GiB |" in lines and "| mixpl, tuned | 13.0 |  |" in lines
-    assert "| supervised | 10.0 |  |" in lines
+    assert "| **sed** | **14.0** | 1.23 s, 1.5 GiB |" in lines and "| mixpl, tuned | 13.0° |  |" in lines
+    assert "| supervised | 10.0° |  |" in lines
     assert lines[-1].endswith("(bccd, 2 %, `few`; p, 1 thread, beside 1 other training).")
 
 
@@ -82,9 +82,9 @@ def test_what_is_tuned_is_chosen_on_dev(monkeypatch: pytest.MonkeyPatch) -> None
     results = [result(10), result(14, method="sed"), result(10, split="val"), result(14, method="sed", split="val")]
     for variant, dev, val in (("over-0.5", 12, 20), ("over-0.6", 13, 11)):
         results += [result(ap, method="mixpl", variant=variant, split=s) for s, ap in (("dev", dev), ("val", val))]
-    assert "| mixpl, tuned | 11.0 |" in told(results)
+    assert "| mixpl, tuned | 11.0° |" in told(results)
     results += [result(12.5, method="mixpl"), result(9, method="mixpl", split="val")]
-    assert "| mixpl, tuned | 11.0 |" in told(results) and "| mixpl | 9.0 |" in told(results)
+    assert "| mixpl, tuned | 11.0° |" in told(results) and "| mixpl | 9.0° |" in told(results)
     results[-2] = result(13.5, method="mixpl")
     assert not any("tuned |" in line for line in told(results)), "nothing was better than what is published"
 
@@ -117,7 +117,7 @@ def test_more_runs_than_the_table_has_stand_below() -> None:
     results = [result(10 + f, fold=f) for f in (1, 2)] + [result(14, fold=f, method="sed") for f in (1, 2)]
     results += [result(13 + f / 2, fold=f, method="mixpl") for f in (1, 2)] + [result(9, fold=1, method="csd")]
     lines = told(results)
-    assert "| **sed** | **14.0** |" in lines and "| mixpl | 13.5 |" in lines
+    assert "| **sed** | **14.0** |" in lines and "| mixpl | 13.5° |" in lines
     text = "\n".join(lines)
     assert "Over all 2 runs of the two SED gains +2.5 ± 0.7 (+3.0, +2.0)." in text
     assert "Over all 2 runs of the two SED's lead over mixpl is +0.2 ± 0.4 (+0.5, +0.0)." in text
