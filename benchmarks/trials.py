@@ -28,7 +28,7 @@ from sedet.settings import to_dict
 
 HERE = Path(__file__).parent
 KEPT = ("step", "teacher_ap", "teacher_ap50", "teacher_ap75", "teacher_ap_medium", "student_ap", "labels_recall_0.5")
-"""Of an evaluation."""
+"""Of an evaluation, where there is a value."""
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
