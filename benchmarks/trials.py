@@ -51,7 +51,9 @@ def trial(run: Path) -> dict[str, Any] | None:
     return {
         "name": run.name,
         **(configured(run / "config.yaml") if (run / "config.yaml").is_file() else planned(log)),
-        "curve": [{key: float(row[key]) for key in KEPT if row.get(key) not in (None, "")} for row in judged],
+        "curve": [
+            {key: value for key in KEPT if math.isfinite(value := float(row.get(key) or "nan"))} for row in judged
+        ],
         "from": log[0][:19],
         "to": log[-1][:19],
     }
