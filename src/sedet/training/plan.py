@@ -194,14 +194,18 @@ def check_batch(config: TrainConfig, world: int) -> int:
     Raises:
         ConfigError: a batch cannot be shared by the processes, or taken in the parts that were asked for.
     """
-    batch = config.batch or 0
-    unlabeled = max(1, round(config.ratio * batch)) if config.method != "supervised" else 0
+    batch, unlabeled = config.batch or 0, unlabeled_batch(config)
     for name, size in (("batch", batch), ("batch x ratio", unlabeled)):
         if size % (world * config.accumulate):
             raise ConfigError(
                 f"{name} ({size}) must be a multiple of processes x accumulate ({world} x {config.accumulate})"
             )
     return unlabeled
+
+
+def unlabeled_batch(config: TrainConfig) -> int:
+    """Unlabelled images of a batch, over all its parts and processes."""
+    return max(1, round(config.ratio * (config.batch or 0))) if config.method != "supervised" else 0
 
 
 def as_long_as(config: TrainConfig, run: Path) -> TrainConfig:
@@ -279,12 +283,9 @@ def describe(
     more = f", {len(order) - CLASSES_SHOWN} more" if len(order) > CLASSES_SHOWN else ""
     batch = config.batch or 0
     each = f"{batch} labelled"
-    other = max(1, round(config.ratio * batch))
+    other = unlabeled_batch(config)
     at_once = other // (config.accumulate * world)
-    if config.method != "supervised":
-        each += f" and {other} unlabelled images"
-    else:
-        each += " images"
+    each += f" and {other} unlabelled images" if other else " images"
     parts = [f"in {config.accumulate} parts"] if config.accumulate > 1 else []
     parts += [f"over {world} processes"] if world > 1 else []
     stages = f"{schedule.steps}"
@@ -332,14 +333,14 @@ def sed_line(config: SEDConfig, at_once: int) -> str:
     pairs = "in pairs, " if config.overlay == 1 else f"{100 * config.overlay:.2g}% in pairs, " if config.overlay else ""
     weights = {"classes": config.class_weight, "boxes": config.box_weight, "quality": config.quality_weight or 0.0}
     parts = [name + ("" if weight == 1 else f" (weight {weight:g})") for name, weight in weights.items() if weight > 0]
+    line = f"unlabelled images {pairs}{config.student_view} view; learnt: "
     if not parts or not (config.distill or config.scale):
-        return f"unlabelled images {pairs}{config.student_view} view; learnt: nothing"
-    learnt = ", ".join(parts)
+        return line + "nothing"
+    line += ", ".join(parts)
     if config.targets == "soft" and config.sharpness != 1 and config.class_weight > 0:
-        learnt += f"; logits of the scores times {config.sharpness:g}"
+        line += f"; logits of the scores times {config.sharpness:g}"
     if config.targets == "hard":
-        learnt += f", from hard labels over {config.threshold:g}"
-    line = f"unlabelled images {pairs}{config.student_view} view; learnt: {learnt}"
+        line += f", from hard labels over {config.threshold:g}"
     if config.overlay and at_once < 2:
         line += ". One unlabelled image at a time makes no pairs: raise --batch or lower --accumulate"
     return line
