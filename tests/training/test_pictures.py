@@ -106,7 +106,7 @@ def test_unlabelled_views_stand_with_the_teachers_boxes(root: Path, monkeypatch:
     monkeypatch.setattr(teacher, "detect", lambda *_, **__: found)
     _, batch = steps(root)[0]
     assert batch is not None
-    unlabeled_picture(batch.first(4), teacher, NAMES)
+    unlabeled_picture(batch.first(4), teacher, NAMES, SED(SEDConfig()))
     assert len(calls) == 3 * 4
     weak, strong, half = calls[:3]
     assert weak["boxes"].tolist() == strong["boxes"].tolist() == [[4, 4, 20, 16]]
@@ -129,13 +129,13 @@ def test_the_student_is_drawn_as_it_sees(root: Path, monkeypatch: pytest.MonkeyP
     images: list[np.ndarray[Any, Any]] = []
     content = pictures._content
     monkeypatch.setattr(pictures, "_content", lambda *a: images.append(content(*a)) or images[-1])
-    unlabeled_picture(four, teacher, NAMES, method=SED(SEDConfig(overlay=float(pairs), student_view="weak")))
+    unlabeled_picture(four, teacher, NAMES, SED(SEDConfig(overlay=float(pairs), student_view="weak")))
     last, wrapped = calls[-2], images[-2].astype(int)
     assert last["boxes"][:, 0].tolist() == ([7, 4] if pairs else [7])
     assert last["labels"].tolist() == ([1, 0] if pairs else [1])
     assert calls[-1]["boxes"][:, 0].tolist() == ([3.5, 2] if pairs else [3.5])
     calls.clear()
-    unlabeled_picture(batch.first(1), teacher, NAMES, method=SED(SEDConfig(overlay=float(pairs), student_view="weak")))
+    unlabeled_picture(batch.first(1), teacher, NAMES, SED(SEDConfig(overlay=float(pairs), student_view="weak")))
     assert [len(call["boxes"]) for call in calls] == [1, 1, 1], "one image is no pair"
     weak = batch.weak.permute(0, 2, 3, 1).numpy().astype(int)
     width, height = torch.minimum(four.content[3], four.content[0]).tolist()

@@ -94,8 +94,9 @@ class SED(Method):
         weight = config.weight * progress.unlabeled_weight
         if unlabeled is None or not self.uses_unlabeled or weight == 0.0:
             unlabeled = None
+
         # Views of one size share a forward: labelled first, then unlabelled.
-        pairs = unlabeled is not None and config.overlay > 0 and bool(torch.rand(()) < config.overlay)
+        pairs = unlabeled is not None and self.pairs and bool(torch.rand(()) < config.overlay)
         shown = None if unlabeled is None else self.seen(unlabeled, pairs)
         full = student(*joint_views(labeled, shown if config.distill else None, half=False))
         half = None
@@ -109,7 +110,7 @@ class SED(Method):
         zero = full.logits.new_zeros(())
         parts = PARTS + RPN_PARTS if isinstance(student, FasterRCNN) else PARTS
         losses |= {f"{view}_{part}": zero for view in ("distill", "scale") for part in parts}
-        if unlabeled is None or shown is None:
+        if unlabeled is None or shown is None:  # both or neither
             return losses
 
         views: list[tuple[str, Regions, float]] = []
@@ -220,7 +221,7 @@ def teacher_target(
             logits = torch.cat([sharper, 1 - object_score[..., None]], dim=-1).clamp(min=1e-6).log()
         else:
             logits = (best * sharper).logit(eps=1e-6)
-    logits = logits * sharpness if sharpness != 1.0 else logits
+    logits = sharpness * logits
     points, erased = answer.points[..., None, :], batch.erased  # unused rectangles are empty: they hide nothing
     around = erased[:, None, :, :]
     hidden = ((points >= around[..., :2]) & (points < around[..., 2:])).all(dim=-1).any(dim=-1)

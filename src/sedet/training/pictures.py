@@ -91,7 +91,7 @@ class Album:
         assert batch is not None
         score = DEFAULT_SCORE if t.state.cut is None else t.state.cut
         given = batch.first(IMAGES + 1).to(t.fabric.device)  # the last is laid over the next
-        return unlabeled_picture(given, t.teacher.model, self.names, score, t.module.method)
+        return unlabeled_picture(given, t.teacher.model, self.names, t.module.method, score)
 
     def _draw(self, name: str, make: Callable[[], Image.Image]) -> None:
         try:
@@ -124,21 +124,21 @@ def unlabeled_picture(
     batch: Batch,
     teacher: Detector,
     names: Mapping[int, str],
+    method: Method,
     score: float = DEFAULT_SCORE,
-    method: Method | None = None,
 ) -> Image.Image:
     """Unlabelled images as the teacher and the student see them, with what the teacher finds (and is asked to teach).
 
     Args:
         batch: on the teacher's device; the first images are drawn.
+        method: whose student looks on (see Method.seen).
         score: lowest score of a box that is drawn.
-        method: whose student looks on (see Method.seen); None: one that sees the strong views.
     """
     assert batch.weak is not None
     answer = teacher(pixels(batch.weak), batch.content)
     found = teacher.detect(answer, batch.content, score_threshold=score)
-    pairs = method is not None and method.pairs and len(batch) > 1
-    seen = batch if method is None else method.seen(batch, pairs)
+    pairs = method.pairs and len(batch) > 1
+    seen = method.seen(batch, pairs)
     view = "strong" if seen.strong is batch.strong else "student, in pairs" if pairs else "student"
     pictures, titles = [], []
     for i in range(min(IMAGES, len(batch))):
