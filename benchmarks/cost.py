@@ -22,8 +22,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+import torch
+
 from benchmarks.inputs import cell_data
-from benchmarks.plan import RECIPES, Cell, load_recipe, make_job
+from benchmarks.plan import RECIPES, Cell, burn_in_folder, load_recipe, make_job
 from benchmarks.provenance import ROOT, machine, provenance, versions
 from benchmarks.rows import COST, RESULTS, write_json
 from sedet.catalog import METHODS
@@ -57,7 +59,7 @@ def measure(cell: Cell, data: Path, work: Path, on_machine: Mapping[str, Any]) -
             job = make_job(replace(cell, method=method), recipe, inputs)
             if job.config.detector not in entry.detectors:
                 continue
-            burn = work / "runs" / f"{cell.dataset}-{cell.percent:g}-f{cell.fold}-s{cell.seed}-burn-in-{job.burn_in_id}"
+            burn = burn_in_folder(work, cell, job)
             finish_run(
                 replace(job.burn_in, out=str(burn), stop=job.burn_in_steps, **on_machine), burn, "cost", wait=True
             )
@@ -78,7 +80,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     cell = Cell(options.dataset, options.percent, 1, "sed", "default", 0, options.recipe, "dev")
-    on_machine = {"workers": 0, **({} if options.threads is None else {"threads": options.threads})}
+    on_machine = {"device": "cpu", "workers": 0, "threads": options.threads or torch.get_num_threads()}
     data = options.data.resolve()
     where = provenance(data)
     try:
@@ -87,7 +89,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     about = {"dataset": cell.dataset, "percent": cell.percent, "recipe": cell.recipe, "beside": options.beside}
-    facts = {"commit": where.commit, "versions": versions(), "machine": {**machine("cpu"), "threads": options.threads}}
+    here = {**machine("cpu"), "threads": on_machine["threads"]}
+    facts = {"commit": where.commit, "versions": versions(), "machine": here}
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write_json(options.results / COST, {**about, "updates": [SHORT, LONG], "methods": found, **facts, "time": stamp})
     return 0

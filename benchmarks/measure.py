@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import rows
 from benchmarks.inputs import CellData, area_ranges, cell_data, judged_table
-from benchmarks.plan import PLACES, THRESHOLDS, Cell, Job, Recipe, load_recipe, make_job
+from benchmarks.plan import PLACES, THRESHOLDS, Cell, Job, Recipe, burn_in_folder, load_recipe, make_job
 from benchmarks.provenance import Provenance, machine, versions
 from sedet.config import TrainConfig
 from sedet.detectors.build import Detector
@@ -86,7 +86,7 @@ def measure(cell: Cell, setting: Setting, wait: bool = True) -> str:
     folder = setting.work / "runs" / f"{cell.run_name}-{job.config_id}"
     if is_locked(folder.with_name(f"{folder.name}.lock")):
         raise Busy(f"another runner is at {folder.name}")
-    burn = setting.work / "runs" / f"{cell.dataset}-{cell.percent:g}-f{cell.fold}-s{cell.seed}-burn-in-{job.burn_in_id}"
+    burn = burn_in_folder(setting.work, cell, job)
     burn_config = replace(job.burn_in, out=str(burn), stop=job.burn_in_steps, **setting.on_machine)
     burn_record = finish_run(burn_config, burn, setting.provenance.commit, wait=wait)
     config = replace(config, out=str(folder), start=str(burn))

@@ -240,6 +240,11 @@ class Job:
     config_id: str
 
 
+def burn_in_folder(work: Path, cell: Cell, job: Job) -> Path:
+    """Where the burn-in lies that a cell starts from, with others of the same data and settings."""
+    return work / "runs" / f"{cell.dataset}-{cell.percent:g}-f{cell.fold}-s{cell.seed}-burn-in-{job.burn_in_id}"
+
+
 def make_job(
     cell: Cell, recipe: Recipe, inputs: Inputs, extra: Mapping[str, Any] | None = None, length: float | None = None
 ) -> Job:
