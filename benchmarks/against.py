@@ -19,6 +19,7 @@ from benchmarks.values import (
     gap_share,
     heading,
     interval,
+    narrowed,
     signed,
     spread,
     table,
@@ -42,7 +43,7 @@ def methods_lines(rows: Sequence[Row], group: dict[str, Any], comparisons: Seque
     twin = ("supervised", best_twin(rows, group))
     top = ceiling_rows(rows, group)
     # an interval must be of the very runs that stand in the line
-    beside = [r for r in rows if any(r[k] != v for k, v in group.items()) or (r["fold"], r["seed"]) in runs]
+    beside = narrowed(rows, group, lambda r: (r["fold"], r["seed"]) in runs)
     of = {kind: cell_rows(beside, group, method=kind[0], variant=kind[1]) for kind in kinds}
     sed, twin_rows = of[SED], of[twin]
     lines = []
@@ -67,8 +68,11 @@ def methods_lines(rows: Sequence[Row], group: dict[str, Any], comparisons: Seque
     return lines
 
 
-def over_all_runs(rows: Sequence[Row], group: dict[str, Any], comparisons: Sequence[Any]) -> str:
-    """SED's gain, and its lead over each other method, over every run that both have, where the table has fewer."""
+def over_all_runs(rows: Sequence[Row], group: dict[str, Any], comparisons: Sequence[Any]) -> list[str]:
+    """SED's gain, and its lead over each other method, over every run that both have, where the table has fewer.
+
+    A sentence each.
+    """
     kinds, runs = compared_methods(rows, select(rows, **group))
     sed = cell_rows(rows, group, method="sed", variant="default")
     told = []
@@ -79,12 +83,10 @@ def over_all_runs(rows: Sequence[Row], group: dict[str, Any], comparisons: Seque
             continue
         each = ", ".join(f"{lead:+.1f}" for lead in leads)
         sure = interval(rows, comparisons, group, (method, variant), SED)
+        what = " gains" if method == "supervised" else f"'s lead over {method_name(method, variant)} is"
         values = f"{signed(leads)} {sure}".strip()
-        over = f"Over all {len(leads)} runs of the two SED"
-        name = method_name(method, variant)
-        told.append(f"{over} gains {values}" if method == "supervised" else f"{over}'s lead over {name} is {values}")
-        told[-1] += f" ({each}).\n"
-    return "\n".join(told)
+        told.append(f"Over all {len(leads)} runs of the two SED{what} {values} ({each}).")
+    return told
 
 
 def method_name(method: str, variant: str) -> str:
@@ -105,13 +107,8 @@ def methods_table(rows: Sequence[Row], group: dict[str, Any], comparisons: Seque
         "no comparison.\n"
     )
     few = "" if all(line[-1] != "1" for line in lines) else "**One seed, not conclusive.**\n"
-    return (
-        f"### Methods: {heading(group)}\n\n"
-        + table(headings, lines)
-        + note
-        + over_all_runs(rows, group, comparisons)
-        + few
-    )
+    more = "\n".join(f"{told}\n" for told in over_all_runs(rows, group, comparisons))
+    return f"### Methods: {heading(group)}\n\n" + table(headings, lines) + note + more + few
 
 
 def ablation_table(rows: Sequence[Row], group: dict[str, Any], comparisons: Sequence[Any]) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from benchmarks.against import ablation_name, method_name
+from benchmarks.against import RIVAL_VARIANTS, ablation_name
 from benchmarks.inputs import judged_table
 from benchmarks.plan import Cell
 from benchmarks.provenance import ROOT, machine, provenance, versions
@@ -126,10 +126,11 @@ def key_of(analysis: dict[str, Any]) -> str:
 
 
 def name_of(analysis: dict[str, Any]) -> str:
-    key, cell = key_of(analysis), analysis["cell"]
-    if cell["method"] != "sed" and cell["variant"] != "default":
-        return f"hard labels ({method_name(cell['method'], cell['variant'])})"
-    return NAMES.get(key) or f"SED, {ablation_name(cell)}"
+    method, variant = analysis["cell"]["method"], analysis["cell"]["variant"]
+    name = NAMES.get(method, method)
+    if variant == "default":
+        return name
+    return f"{name}, {ablation_name(analysis['cell']) if method == 'sed' else RIVAL_VARIANTS.get(variant, variant)}"
 
 
 def lines(columns: Sequence[dict[str, Any]]) -> list[list[str]]:

@@ -10,19 +10,19 @@ from benchmarks.against import over_all_runs
 from benchmarks.compare import SED, compared_methods
 from benchmarks.plan import TUNED
 from benchmarks.rows import Row, best_variant, select
-from benchmarks.values import GROUP, best_twin, bounds, cell_rows, spread, table
+from benchmarks.values import GROUP, best_twin, bounds, cell_rows, narrowed, spread, table
 from sedet.catalog import METHODS
+from sedet.training.plan import gigabytes
 
 Kind = tuple[str, str]
 
 LEGEND = (
     "\nAP; the best of each column is bold. \\*: SED's lead is outside the noise of the images (95 %), †: it is behind "
-    "outside it; °: there is no interval. *tuned*: where others than the published settings "
-    "were best on dev; other lines of rivals have their publications' settings, labels alone their best length. Of "
-    "several recipes a column has that with the most methods. *dev*: what settings were chosen on; *val*: what nothing "
-    "was chosen by (bccd's test images).\n"
+    "outside it; °: there is no interval. *tuned*: where others than the published settings were "
+    "best on dev; other lines of rivals have their publications' settings, labels alone their best length. Of several "
+    "recipes a column has that with the most methods. *dev*: what settings were chosen on; *val*: what nothing was "
+    "chosen by (bccd's test images).\n"
 )
-
 
 LINES = [(method, tuned) for method in ("sed", *(m for m in METHODS if m != "sed")) for tuned in (False, True)]
 """The lines that there may be, in their order: each method as it is, and tuned."""
@@ -35,7 +35,7 @@ def columns(rows: Sequence[Row], shown: Sequence[dict[str, Any]]) -> list[dict[s
     """
     best: dict[tuple[Any, ...], tuple[tuple[bool, int], dict[str, Any]]] = {}
     for group in shown:
-        here = listed(rows, group)
+        here = select(listed(rows, group), **group)
         kinds, _ = compared_methods(rows, here)
         if not kinds:
             continue
@@ -46,9 +46,9 @@ def columns(rows: Sequence[Row], shown: Sequence[dict[str, Any]]) -> list[dict[s
 
 
 def listed(rows: Sequence[Row], group: dict[str, Any]) -> list[Row]:
-    """The rows of a group that lines are made of: others are not to narrow the runs that all have."""
+    """All rows, but of a group only those that lines are made of: others are not to narrow the runs that all have."""
     kinds = [kind_of(rows, group, *line) for line in LINES]
-    return [r for r in select(rows, **group) if (r["method"], r["variant"]) in kinds]
+    return narrowed(rows, group, lambda r: (r["method"], r["variant"]) in kinds)
 
 
 def kind_of(rows: Sequence[Row], group: dict[str, Any], method: str, tuned: bool) -> Kind | None:
@@ -74,8 +74,8 @@ def overview(
     lines: dict[tuple[str, bool], list[str]] = {}
     aps: list[dict[tuple[str, bool], float]] = []
     for place, group in enumerate(groups):
-        kinds, runs = compared_methods(rows, listed(rows, group))
-        beside = [r for r in rows if any(r[k] != v for k, v in group.items()) or (r["fold"], r["seed"]) in runs]
+        kinds, runs = compared_methods(rows, select(listed(rows, group), **group))
+        beside = narrowed(rows, group, lambda r, runs=runs: (r["fold"], r["seed"]) in runs)
         aps.append({})
         for line in LINES:
             kind = kind_of(rows, group, *line)
@@ -94,23 +94,24 @@ def overview(
                 lines[line][place] = f"**{lines[line][place]}**"
     names = {line: f"**{line[0]}**" if line[0] == "sed" else line[0] + (", tuned" if line[1] else "") for line in lines}
     body = [[names[line], *lines[line]] for line in LINES if line in lines]
-    headings = ["", *(_title(rows, group) for group in groups)]
-    if cost is None:
-        text = table(headings, body) + LEGEND
-    else:
-        each = {c["method"]: f"{c['seconds']:.2f} s, {c['memory'] / 2**30:.1f} GiB" for c in cost["methods"]}
-        spent = ["" if line[1] else each.get(line[0], "") for line in LINES if line in lines]
-        costs = zip(body, spent, strict=True)
-        text = table([*headings, "an update"], [[*line, value] for line, value in costs]) + LEGEND + told_cost(cost)
-    for group in groups:
-        own = [r for r in rows if any(r[k] != v for k, v in group.items())] + listed(rows, group)
-        text += "".join(
-            f"\n{_title(rows, group)}: {line}\n" for line in over_all_runs(own, group, comparisons).splitlines() if line
-        )
-    return text.rstrip()
+    headings, legend = ["", *(_title(rows, group) for group in groups)], LEGEND
+    if cost is not None:
+        each = {(c["method"], False): told_cost(c) for c in cost["methods"]}  # a setting costs nothing
+        body = [[*line, each.get(key, "")] for line, key in zip(body, filter(lines.get, LINES), strict=True)]
+        headings, legend = [*headings, "an update"], LEGEND + told_where(cost)
+    more = [
+        f"\n{_title(rows, group)}: {told}\n"
+        for group in groups
+        for told in over_all_runs(listed(rows, group), group, comparisons)
+    ]
+    return (table(headings, body) + legend + "".join(more)).rstrip()
 
 
-def told_cost(cost: dict[str, Any]) -> str:
+def told_cost(one: dict[str, Any]) -> str:
+    return f"{one['seconds']:.2f} s, {gigabytes(one['memory']).removesuffix(' of memory')}"
+
+
+def told_where(cost: dict[str, Any]) -> str:
     where, beside = cost["machine"], cost["beside"]
     threads = "1 thread" if where["threads"] == 1 else f"{where['threads']} threads"
     load = f", beside {beside} other training{'' if beside == 1 else 's'}" if beside else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,11 @@ def by_run(rows: Iterable[Row]) -> dict[tuple[int, int], Row]:
 
 def cell_rows(rows: Sequence[Row], group: dict[str, Any], **what: Any) -> list[Row]:
     return list(by_run(select(rows, **group, **{"teacher": True, **what})).values())
+
+
+def narrowed(rows: Sequence[Row], group: Mapping[str, Any], keep: Callable[[Row], bool]) -> list[Row]:
+    """All rows, but of a group only those to ``keep``."""
+    return [row for row in rows if keep(row) or not _holds(row, group)]
 
 
 def spread(values: Sequence[float | None], digits: int = 1) -> str:
@@ -86,12 +91,13 @@ def bounds(
     """The bootstrap interval of a comparison, if it is of just these rows: none beats one of older rows."""
     asked = {**{k: group[k] for k in GROUP}, "first": list(first), "second": list(second)}
     pairs = (identity(a, b) for a, b in wanted(rows))
-    what = next((w for w in pairs if all(w[key] == value for key, value in asked.items())), None)  # over all runs
-    for c in comparisons if what else ():
-        if what and all(c[key] == value for key, value in what.items()):
-            found = c["metrics"][metric]
-            return None if found is None else (found["low"], found["high"])
-    return None
+    what = next((w for w in pairs if _holds(w, asked)), None)  # the first is over all runs
+    found = None if what is None else next((c["metrics"][metric] for c in comparisons if _holds(c, what)), None)
+    return None if found is None else (found["low"], found["high"])
+
+
+def _holds(one: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    return all(one[key] == value for key, value in values.items())
 
 
 def interval(
