@@ -29,6 +29,7 @@ RIVAL_VARIANTS = {
     "2x": "2 times the updates",
     "share-0.1": "the surest 10 % of the regions",
     "over-0.5": "threshold 0.5",
+    "over-0.5-mosaic-1": "threshold 0.5, mosaics weigh 1",
 }
 
 

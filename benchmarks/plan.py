@@ -39,7 +39,10 @@ HARD = {
 
 TUNED: dict[str, dict[str, dict[str, Any]]] = {
     "dense-teacher": {"share-0.1": {"dense_teacher.share": 0.1}},
-    "mixpl": {"over-0.5": {"mixpl.threshold": 0.5}},
+    "mixpl": {
+        "over-0.5": {"mixpl.threshold": 0.5},
+        "over-0.5-mosaic-1": {"mixpl.threshold": 0.5, "mixpl.mosaic_weight": 1.0},
+    },
     "unbiased-teacher": {"over-0.5": {"unbiased_teacher.threshold": 0.5}},
 }
 

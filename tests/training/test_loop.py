@@ -232,6 +232,25 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert last(tmp_path / "run")["state"]["step"] == 4 and finite(tmp_path / "run")
 
 
+def test_a_gradient_that_is_not_finite_names_the_images_of_all_parts(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, read = SED.losses, []
+
+    def losses(self: SED, student: Any, teacher: Any, labeled: Any, *given: Any) -> dict[str, torch.Tensor]:
+        result = honest(self, student, teacher, labeled, *given)
+        if given[-1].step == 0:
+            read.extend(labeled.names)
+            weight = next(p for p in student.parameters() if p.requires_grad)
+            result["sup_box"] = result["sup_box"] + (weight.sum() * 0).sqrt()
+        return result
+
+    monkeypatch.setattr(SED, "losses", losses)
+    with pytest.raises(TrainingError, match="gradient norm nan") as caught:
+        run(data, tmp_path / "run", batch=4, accumulate=2)
+    assert len(set(read)) == 4 and all(name in str(caught.value) for name in read)
+
+
 @pytest.mark.parametrize("clip", [0.0, 10.0])
 def test_gradients_that_are_not_finite_never_reach_a_checkpoint(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: float

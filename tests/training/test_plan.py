@@ -52,6 +52,16 @@ def test_a_large_pool_makes_a_run_longer() -> None:
     assert plan.resolve(TrainConfig(ratio=4.0), "cpu", 200, 640, unlabeled=10_000).steps == 2000
 
 
+@pytest.mark.parametrize("chosen", [{"image_size": 64}, {"image_size": 32}])
+def test_bf16_on_a_cpu_needs_maps_of_more_than_a_cell(chosen: dict[str, Any]) -> None:
+    config = TrainConfig(precision="bf16", **chosen)
+    with pytest.raises(ConfigError, match="precision bf16 on a CPU needs an image_size of 65 or more"):
+        plan.resolve(config, "cpu", 100, 640)
+    assert plan.resolve(config, "cuda", 100, 640).precision == "bf16"
+    assert plan.resolve(replace(config, image_size=None), "cpu", 100, 640).precision == "bf16"
+    assert plan.resolve(replace(config, precision="32"), "cpu", 100, 640).precision == "32"
+
+
 def test_what_the_user_set_stays() -> None:
     given = TrainConfig(
         steps=77, rate=0.5, batch=3, image_size=100, burn_in=0.0, eval_every=5, save_every=6, workers=2, backbone="b"

@@ -20,6 +20,7 @@ from sedet.config import PseCoConfig, TrainConfig
 from sedet.errors import CheckpointError, ConfigError, DataError
 from sedet.settings import PLACES, load_config, save_config
 from sedet.signals import TERMINATED
+from sedet.training import loop
 from sedet.training.checkpoint import load_checkpoint
 from sedet.training.pictures import Album
 from sedet.training.run import train
@@ -158,6 +159,38 @@ def test_a_shared_burn_in_equals_ones_own(data: Path, tmp_path: Path, given: dic
     train(config(data, tmp_path / "own", **given, stop=4))
     one, two = (load_checkpoint(tmp_path / name / "checkpoints" / "last.pt") for name in ("second", "own"))
     assert same(one["student"], two["student"]) and same(one["optimizer"], two["optimizer"])
+
+
+def test_a_kill_at_the_end_of_the_burn_in_does_not_lose_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the step's two files it comes before."""
+    honest = loop.save
+    for spared in (0, 1):
+        out = tmp_path / str(spared)
+        saved: list[str] = []
+
+        def save(training: Any, name: str, spared: int = spared, saved: list[str] = saved) -> None:
+            if training.state.step == 3 and len(saved) == spared:
+                raise KeyboardInterrupt
+            if training.state.step == 3:
+                saved.append(name)
+            honest(training, name)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "save", save)
+            with pytest.raises(KeyboardInterrupt):
+                train(config(data, out))
+        train(config(data, out), resume=out)
+        assert load_checkpoint(out / "checkpoints" / "burn_in.pt")["state"]["step"] == 3
+
+
+def test_a_shared_burn_in_is_no_place_to_stop(data: Path, tmp_path: Path) -> None:
+    """Nothing would be trained, and the folder could not be resumed."""
+    train(config(data, tmp_path / "first", method="supervised", unlabeled=(), stop=3))
+    with pytest.raises(ConfigError, match="stop: with --start the run begins at step 3"):
+        train(config(data, tmp_path / "second", start=str(tmp_path / "first"), stop=3))
+    assert not (tmp_path / "second").exists()
 
 
 def test_checkpoints_that_do_not_belong(data: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from sedet.methods.method import Progress
 from sedet.training import runlog
 from sedet.training.loop import State
 from sedet.training.run import make_fabric
-from sedet.training.runlog import RunLog
+from sedet.training.runlog import RunLog, losses_by_part
 
 PROGRESS = Progress(step=0, burn_in=0, ramp=1, steps=20)
 
@@ -71,3 +72,25 @@ def test_fabric_gives_no_advice_of_its_own(tmp_path: Path, caplog: pytest.LogCap
     with caplog.at_level(logging.INFO, "lightning_fabric.utilities.rank_zero"):
         make_fabric(TrainConfig(device="cpu", precision="bf16", out=str(tmp_path / "run")))
     assert not caplog.text
+
+
+def test_losses_of_every_method_are_part_of_the_curves() -> None:
+    rows: list[dict[str, Any]] = [
+        {
+            "step": 1,
+            "sup_class": 1.0,
+            "sup_box": 0.5,
+            "distill_class": 0.0,
+            "teacher_ap": 3.0,
+            "labels_recall_best": 0.5,
+        },
+        {"step": 2, "sup_class": 0.5, "mixup_class": 0.25, "mosaic_box": 2.0, "scale_class": 0.125, "student_ap": 9.0},
+    ]
+    assert losses_by_part(rows) == {
+        "labelled": [1.5, 0.5],
+        "half-size distillation": [0.0, 0.125],
+        "unlabelled": [0.0, 2.25],
+    }
+    rows[0]["dense_class"] = ""  # a cell of metrics.csv that was left empty
+    assert losses_by_part(rows)["unlabelled"] == [0.0, 2.25]
+    assert losses_by_part([]) == {}

@@ -12,11 +12,11 @@ from sedet.data.table import AnnotationTable
 from sedet.reporting.charts import Chart, Series, bars, lines
 from sedet.reporting.judged import Judged
 from sedet.reporting.run_folder import RunFolder
+from sedet.training.runlog import losses_by_part
 
 MOST_CLASSES = 7
 """Classes with a line or a bar of their own: those with the most objects."""
 
-LOSSES = {"sup_": "labelled", "distill_": "distillation", "scale_": "half-size distillation"}
 QUALITY = {"0.5": "from score 0.5", "0.7": "from score 0.7", "0.9": "from score 0.9", "best": "at the best F1"}
 
 
@@ -28,15 +28,9 @@ def training_charts(run: RunFolder) -> list[Chart]:
     end = (0.0, float(max(run.config.steps or 0, run.step)))
     charts = []
     steps = [row["step"] for row in run.rows]
-    names = dict.fromkeys(key for row in run.rows for key in row if key.startswith(tuple(LOSSES)))
     groups = [
-        Series(label, steps, [sum(row.get(key, 0.0) for key in names if key.startswith(prefix)) for row in run.rows])
-        for prefix, label in LOSSES.items()
-    ]
-    groups = [
-        Series(one.name, one.x, [y if y or one.name == "labelled" else math.nan for y in one.y])
-        for one in groups
-        if any(one.y)
+        Series(label, steps, [y if y or label == "labelled" else math.nan for y in values])
+        for label, values in losses_by_part(run.rows).items()
     ]
     if groups:
         ends = ", ".join(f"{one.name} {_last(one):.2f}" for one in groups)

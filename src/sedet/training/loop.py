@@ -131,12 +131,14 @@ def train_loop(t: Training) -> None:
         started = time.perf_counter()
         progress = Progress(state.step, schedule.burn_in, schedule.ramp, schedule.steps)
         set_rate(t.optimizer, rate_at(state.step, schedule.steps, schedule.burn_in, config))
+        names: tuple[str, ...] = ()
         for part in range(micro):
             labeled, unlabeled = next(batches)
             # What a step draws (Faster R-CNN's samples) follows from the step alone: resumed runs go on alike.
             torch.manual_seed(derive(config.seed, "step", state.step, part, t.fabric.global_rank))
             note_skipped(t, [*labeled.skipped, *(unlabeled.skipped if unlabeled else ())])
-            names = labeled.names + (unlabeled.names if unlabeled else ())
+            read = labeled.names + (unlabeled.names if unlabeled else ())
+            names += read
             try:
                 with t.fabric.no_backward_sync(t.module, enabled=part < micro - 1):
                     device = t.fabric.device
@@ -144,7 +146,7 @@ def train_loop(t: Training) -> None:
                     losses = t.module(Given(labeled.to(device), other, progress))
                     stacked = torch.stack(list(losses.values()))
                     values = dict(zip(losses, stacked.detach().tolist(), strict=True))
-                    check_finite(values, names, state.step)
+                    check_finite(values, read, state.step)
                     t.fabric.backward(stacked.sum() / micro)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -177,12 +179,12 @@ def train_loop(t: Training) -> None:
             evaluate(t)
         elif t.log.due(state.step):
             t.log.row(state, {})
+        if state.step == schedule.burn_in:
+            save(t, BURN_IN_FILE)  # before the last one: a kill between the two must not lose it
         due = state.step % schedule.save == 0 or time.monotonic() - saved > SAVE_SECONDS
         if due or state.step == stop or schedule.evaluates_after(state.step):
             save(t, LAST_FILE)
             saved = time.monotonic()
-        if state.step == schedule.burn_in:
-            save(t, BURN_IN_FILE)
     t.log.close()
 
 

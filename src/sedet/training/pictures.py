@@ -28,6 +28,7 @@ from sedet.errors import ImageError
 from sedet.files import write_atomically
 from sedet.methods.method import Method
 from sedet.reporting.draw import draw_boxes, grid
+from sedet.training.runlog import losses_by_part
 
 if TYPE_CHECKING:
     from sedet.training.loop import Training
@@ -200,13 +201,8 @@ def curves(rows: Sequence[Mapping[str, Any]], burn_in: int, labels_alone: float 
     for axes in (left, right):
         axes.margins(y=0.12)  # room for the mark
     steps = [row["step"] for row in rows]
-    losses = list(dict.fromkeys(key for row in rows for key in row if key.startswith(("sup_", "distill_", "scale_"))))
-    groups = [("sup_", "labelled"), ("distill_", "distillation"), ("scale_", "half-size distillation")]
-    for prefix, label in groups:
-        keys = [key for key in losses if key.startswith(prefix)]
-        values = [sum(float(row.get(key) or 0.0) for key in keys) for row in rows]
-        if any(values):
-            left.plot(steps, values, label=label, linewidth=1.2)
+    for label, values in losses_by_part(rows).items():
+        left.plot(steps, values, label=label, linewidth=1.2)
     left.set(title="Losses (weighted)", xlabel="step", ylim=(0, None))
     judged = [row for row in rows if row.get("teacher_ap") is not None]
     for name, style in (("teacher", "-o"), ("student", "--s")):

@@ -28,6 +28,8 @@ BASE_RATE = 1e-3
 """AdamW's peak rate for a batch of BASE_BATCH labelled images; goes with the square root of the batch."""
 BASE_BATCH = 8
 EVALUATIONS = 12
+SMALLEST_BF16 = 65
+"""Pixels of the image size: up to 64 the half view's P5 and the full view's P6 are maps of one cell."""
 
 BURN_IN_SETTINGS = """labeled images classes val val_images seed detector backbone weights init image_size batch
     rate backbone_rate weight_decay clip accumulate half_size precision model views"""
@@ -148,7 +150,17 @@ def _steps(gpu: bool, labeled: float, unlabeled: float) -> int:
 
 
 def resolve_precision(config: TrainConfig, device: str) -> Literal["32", "bf16", "16"]:
-    """bf16 on GPUs that have it, 32 elsewhere, unless the user chose."""
+    """bf16 on GPUs that have it, 32 elsewhere, unless the user chose.
+
+    Raises:
+        ConfigError: bf16 on a CPU with images so small that a level's map has one cell: PyTorch's gradients of strided
+            bf16 convolutions are not to be trusted there (some are NaN, some are huge).
+    """
+    if config.precision == "bf16" and device == "cpu" and (config.image_size or SMALLEST_BF16) < SMALLEST_BF16:
+        raise ConfigError(
+            f"precision bf16 on a CPU needs an image_size of {SMALLEST_BF16} or more, not {config.image_size}; "
+            "use precision 32"
+        )
     if config.precision != "auto":
         return config.precision
     return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "32"

@@ -158,6 +158,8 @@ def _train(config: TrainConfig, resume: Path | None, held: ExitStack) -> Outcome
     first = int(saved["state"]["step"]) if saved is not None else 0
     if shared_run is not None and first != schedule.burn_in:
         raise ConfigError(f"start: {config.start} has not ended its burn-in (step {first} of {schedule.burn_in})")
+    if shared_run is not None and config.stop is not None and config.stop <= first:
+        raise ConfigError(f"stop: with --start the run begins at step {first}, its burn-in's end; give a later one")
     last = min(schedule.steps, config.stop or schedule.steps)
     work = probe.Work(config, schedule, fabric, student, method, steps_data, judge)
     over = saved is not None and (first >= last or bool(saved["state"].get("ended")))

@@ -19,7 +19,7 @@ from sedet.files import write_atomically
 from sedet.text import minutes, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sedet.methods.method import Progress
     from sedet.training.loggers import Logger
@@ -29,6 +29,26 @@ ROWS = 200
 """About this many rows of metrics in a run, besides the evaluations."""
 QUIET_SECONDS = 60.0
 """Without a terminal for a progress bar a line is printed after this time."""
+
+PARTS = {"sup_": "labelled", "distill_": "distillation", "scale_": "half-size distillation"}
+NO_LOSS = ("step", "teacher_", "student_", "labels_")
+"""How the columns of metrics.csv begin that are no loss."""
+
+
+def losses_by_part(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Weighted losses of each part of a training, one value a row; parts that are 0 throughout are left out.
+
+    All that a method learns from unlabelled images, but SED's two parts, is one: "unlabelled".
+
+    Args:
+        rows: of metrics.csv; an empty or missing cell is 0.
+    """
+    parts: dict[str, dict[str, None]] = {label: {} for label in (*PARTS.values(), "unlabelled")}
+    for key in (key for row in rows for key in row if not key.startswith(NO_LOSS)):
+        label = next((label for prefix, label in PARTS.items() if key.startswith(prefix)), "unlabelled")
+        parts[label][key] = None
+    sums = {label: [sum(float(row.get(key) or 0.0) for key in keys) for row in rows] for label, keys in parts.items()}
+    return {label: values for label, values in sums.items() if any(values)}
 
 
 class _File(logging.FileHandler):

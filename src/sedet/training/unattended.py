@@ -22,7 +22,7 @@ from sedet.detectors.file import load_detector, save_detector
 from sedet.errors import ConfigError
 from sedet.training import run
 from sedet.training.checkpoint import load_checkpoint
-from sedet.training.loop import BURN_IN_FILE, LAST_FILE
+from sedet.training.loop import LAST_FILE
 from sedet.training.plan import resolve_device
 from sedet.training.probe import peak_memory
 
@@ -76,11 +76,7 @@ def finish_run(config: TrainConfig, folder: Path, stamp: str, wait: bool = False
             raise ConfigError(f"{folder} stopped at step {outcome.step}")
         saved = load_checkpoint(last)
         record |= {"rows": saved["state"]["rows"], "labels_alone": saved["state"]["labels_alone"]}
-        if config.stop is not None:
-            # normally there already; a kill between the two files leaves only the last one, which is the same
-            if not (folder / "checkpoints" / BURN_IN_FILE).is_file():
-                shutil.copyfile(last, folder / "checkpoints" / BURN_IN_FILE)
-        else:
+        if config.stop is None:
             loaded = load_detector(folder)
             loaded.model.load_state_dict(saved["student"])
             save_detector(folder / "student.safetensors", loaded.model, loaded.classes, loaded.image_size, {})
