@@ -32,8 +32,14 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = True) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def unwritable(path: Path) -> str | None:
-    """Why a file or folder cannot be made there, or None: looked at before work is done that would be lost."""
+def unwritable(path: Path, *read: Path) -> str | None:
+    """Why a file or folder cannot be made there, or None: looked at before work is done that would be lost.
+
+    Args:
+        read: what the work reads; to write over it would lose it.
+    """
+    if path.is_file() and any(one.exists() and path.samefile(one) for one in read):
+        return "it is what is read"
     above = path.absolute().parent
     while not above.exists() and above != above.parent:
         above = above.parent

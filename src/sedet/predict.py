@@ -242,6 +242,7 @@ def evaluate(
         area_ranges: sides in original pixels that part small, medium and large objects.
         json: file to write the metrics to.
         detections: file to write the detections to: a COCO results list with the image and category ids of the data.
+            Image ids are positions from 0 where the data's are not all whole numbers, or digits, that differ.
         tiles: as of ``predict_sources``.
         tile_overlap: the same.
         tile_whole: the same.
@@ -250,12 +251,10 @@ def evaluate(
     Raises:
         SedetError: data or detector cannot be read, or their classes do not agree.
     """
-    for flag, file in (("json", json), ("detections", detections)):
-        if file is not None and Path(file).is_dir():
-            raise ConfigError(f"{file} is a folder; give --{flag} the name of a file")
-        if file is not None and (reason := unwritable(Path(file))) is not None:
-            raise ConfigError(f"{file} cannot be written: {reason}. Give --{flag} another place")
+    given = () if isinstance(detector, Predictor) else (Path(detector), Path(detector) / "best.safetensors")
+    _check_outputs(json, detections, given)
     table = data if isinstance(data, AnnotationTable) else read_table(data, images=images, split=split or "val")
+    _check_outputs(json, detections, (Path(table.source),))
     predictor = detector if isinstance(detector, Predictor) else load(detector, device)
     if tiles is not None:
         predictor = TiledPredictor(predictor, tiles, tile_overlap, tile_whole)
@@ -267,6 +266,14 @@ def evaluate(
     if detections is not None:
         write_text(Path(detections), ",\n".join(_result_lines(table, found)).join(("[\n", "\n]\n")))
     return metrics
+
+
+def _check_outputs(json: str | Path | None, detections: str | Path | None, read: Sequence[Path]) -> None:
+    for flag, file in (("json", json), ("detections", detections)):
+        if file is not None and Path(file).is_dir():
+            raise ConfigError(f"{file} is a folder; give --{flag} the name of a file")
+        if file is not None and (reason := unwritable(Path(file), *read)) is not None:
+            raise ConfigError(f"{file} cannot be written: {reason}. Give --{flag} another place")
 
 
 def to_judge(table: AnnotationTable, known: Sequence[str], picked: Sequence[str] = ()) -> AnnotationTable:

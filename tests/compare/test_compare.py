@@ -17,7 +17,7 @@ import yaml
 
 from sedet.cli import main
 from sedet.compare import command as compare_command
-from sedet.compare.cells import Comparison, complete, make_cells, read_pool, shared_settings, write_data
+from sedet.compare.cells import Cell, Comparison, complete, make_cells, read_pool, shared_settings, write_data
 from sedet.compare.table import cells_of
 from sedet.compare.terms import keep_settings
 from sedet.compare.work import make_jobs
@@ -193,11 +193,19 @@ def test_cells() -> None:
     ]
 
 
+def test_percents_have_no_more_digits_than_their_names() -> None:
+    """Else a row that is there already is of another cell than those asked for now, and there is no gain over it."""
+    third = make_cells(["sed"], [100 / 3, 33.33331], [1], [0], ceiling=False)
+    assert [cell.name for cell in third] == ["p33.3333-f1-s0-sed"]
+    assert Cell.from_name(third[0].name) == third[0]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ((["sedd"], [10], [1], [0]), "there is no method 'sedd'. Did you mean 'sed'?"),
         ((["sed"], [100], [1], [0]), "percents must lie between 0 and 100, not 100"),
+        ((["sed"], [99.9999999], [1], [0]), "percents must lie between 0 and 100, not 100"),
         ((["sed"], [0], [1], [0]), "percents must lie between 0 and 100, not 0"),
         ((["sed"], [10], [0], [0]), "folds must be 1 or more"),
         ((["sed"], [10], [1], [-1]), "seeds must be 0 or more"),

@@ -140,6 +140,7 @@ def test_voc(root: Path, tmp_path: Path) -> None:
         ({"folds": ["one"]}, "folds cannot hold 'one'"),
         ({"ceiling": "no"}, "ceiling must be true or false"),
         ({"settings": {"stps": 3}}, "stps"),
+        ({"settings": [1]}, "settings must be a map of settings, not '[1]'"),
     ],
 )
 def test_broken_protocols_are_told(tmp_path: Path, tree: Any, message: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sedet.data.clean import clean
 from sedet.data.formats import read_table
 
 from .refusals import fails, found
@@ -208,3 +210,64 @@ def test_coco_ids_written_as_floats(tmp_path: Path) -> None:
     fails("key 'image_id' is 1.5, which is no id", write(path, data))
     del data["annotations"][0]["image_id"]
     fails("key 'image_id' is missing", write(path, data))
+
+
+@pytest.mark.parametrize("kind", [float, str, lambda v: v + 0.3])
+def test_coco_sizes_written_as_floats_or_text_settle_the_frame(tmp_path: Path, kind: Callable[[int], object]) -> None:
+    path = coco(tmp_path, [[(3, [0, 0, 5, 5])]])
+    save(tmp_path / "000.png", 0, 64, 48, orientation=6)
+    image = {"id": 10, "file_name": "000.png", "width": kind(64), "height": kind(48)}
+    edit(path, {"images": [image]})
+    entry = read_table(path).images[0]
+    assert (entry.width, entry.height, entry.use_exif) == (64, 48, False)
+    edit(path, {"images": [image | {"width": kind(640), "height": kind(480)}]})
+    entry = read_table(path).images[0]
+    assert (entry.width, entry.height) == (640, 480), "what the size check tells of"
+
+
+@pytest.mark.parametrize(
+    "odd", [0, -5, 0.4, float("nan"), float("inf"), True, None, "", "-64", "wide", "²", "9" * 5000, []]
+)
+def test_coco_sizes_that_are_none_count_as_not_stated(tmp_path: Path, odd: object) -> None:
+    path = coco(tmp_path, [[]], size=(50, 30))
+    edit(path, {"images": [{"id": 1, "file_name": "000.png", "width": odd, "height": 30}]})
+    entry = read_table(path).images[0]
+    assert (entry.width, entry.height) == (50, 30)
+
+
+def test_coco_supercategory_that_is_no_text_is_ignored(tmp_path: Path) -> None:
+    path = coco(tmp_path, [[(3, [0, 0, 5, 5])]])
+    odd = [{"id": i, "name": str(i), "supercategory": value} for i, value in ((3, ["animal"]), (7, {"a": 1}), (8, 5))]
+    edit(path, {"categories": odd})
+    assert read_table(path).category_ids == (3, 7, 8)
+
+
+@pytest.mark.parametrize(
+    ("ids", "taken"),
+    [
+        (["17", "0042"], [17, 42]),
+        (["17", 42.0], [17, 42]),
+        (["7", "07"], [0, 1]),
+        (["7", 7], [0, 1]),
+        (["17", "a"], [0, 1]),
+        (["17", "²"], [0, 1]),
+        (["17", "9" * 5000], [0, 1]),
+    ],
+)
+def test_coco_image_ids_written_as_text(tmp_path: Path, ids: list[object], taken: list[int]) -> None:
+    path = coco(tmp_path, [[(3, [0, 0, 5, 5])], []])
+    data = json.loads(path.read_text())
+    for image, number in zip(data["images"], ids, strict=True):
+        image["id"] = number
+    data["annotations"][0]["image_id"] = ids[0]
+    table = read_table(write(path, data))
+    assert [entry.id for entry in table.images] == taken
+    assert [len(o) for o in table.objects] == [1, 0], "annotations refer to ids as they are written"
+
+
+@pytest.mark.filterwarnings("error")
+def test_coco_huge_corners_are_told_of_by_clean_alone(tmp_path: Path) -> None:
+    table = read_table(coco(tmp_path, [[(3, [1e300, 0, 5, 5]), (3, [-3e38, 0, 6e38, 5])]]))
+    table, problems = clean(table)
+    assert len(problems) == 2 and "is not finite; it is dropped" in problems[0].message
+    assert table.objects[0].boxes.tolist() == [[0, 0, 64, 5]]

@@ -22,7 +22,7 @@ from sedet.data.table import AnnotationTable, ImageEntry, Objects
 from sedet.data.write import write_coco, write_text
 from sedet.errors import DataError
 
-from .sets import SHARED, coco, edit, voc, yolo
+from .sets import SHARED, coco, edit, voc, write, yolo
 
 needs_data = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the data sets are not at {SHARED}")
 
@@ -327,6 +327,19 @@ def test_a_name_with_a_line_break_is_refused(tmp_path: Path) -> None:
     original = read_table(tmp_path / "d", split="train")
     with pytest.raises(DataError, match=r"a\\nb\.png' does not fit on a line"):
         write_split(original, Split((0, 1), (2,), 67, 1, 0), tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("name", ["frame0", ".hidden.png"])
+def test_an_image_that_no_list_can_hold_is_refused(tmp_path: Path, name: str) -> None:
+    data = coco(tmp_path / "d", [[(3, [1, 1, 9, 9])]] * 3)
+    tree = json.loads(data.read_text())
+    old = tree["images"][2]["file_name"]
+    tree["images"][2]["file_name"] = name
+    write(data, tree)
+    (data.parent / old).rename(data.parent / name)
+    with pytest.raises(DataError, match=f"{name}: a list cannot hold an image that is hidden or has no image's ending"):
+        write_split(read_table(data), Split((0, 1), (2,), 67, 1, 0), tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
 

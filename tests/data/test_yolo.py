@@ -58,6 +58,24 @@ def test_yolo_path_key_and_absolute_paths_stay_inside(tmp_path: Path) -> None:
         fails("line 1.*leads out", data / "data.yaml")
 
 
+def test_yolo_path_key_may_name_the_folder_of_the_yaml(tmp_path: Path) -> None:
+    data = tmp_path / "z4"
+    path = yolo(data)
+    (tmp_path / "link").symlink_to(data)
+    for own in (data, f"{data}/", f"{data}/../z4", "../z4", "../z4/", "./../z4", "..\\z4", tmp_path / "link"):
+        write(path, f"path: {own}\ntrain: train/images\nnames: [cat, dog]\n")
+        assert [e.name for e in read_table(path).images] == [f"train/images/{i}.png" for i in range(3)]
+        write(path, f"path: {own}\ntrain: ../other/images\nnames: [cat, dog]\n")
+        save(tmp_path / "other" / "images" / "a.png")
+        fails("leads out of the data folder", path)
+    for out in (tmp_path, "..", "../", "../other", "./../other", f"{data}/..", f"{data}/../other", f"{data}er"):
+        (tmp_path / "z4er").mkdir(exist_ok=True)
+        write(path, f"path: {out}\ntrain: images\nnames: [cat, dog]\n")
+        fails("path: the path .* leads out of the data folder", path)
+    write(path, "path: ' '\ntrain: train/images\nnames: [cat, dog]\n")
+    fails("is no file name", path)
+
+
 def test_yolo_polygons_and_bad_lines(tmp_path: Path) -> None:
     path = yolo(tmp_path)
     label = tmp_path / "train" / "labels" / "0.txt"

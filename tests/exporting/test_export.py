@@ -276,6 +276,37 @@ def test_mistakes(
     assert (tmp_path / "taken.onnx").read_bytes() == b"mine"
 
 
+def test_a_detector_is_not_replaced_by_its_export(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    before = path.read_bytes()
+    (tmp_path / "run").mkdir()
+    shipped = path.replace(tmp_path / "run" / "best.safetensors")
+    for detector in (shipped, shipped.parent):
+        with pytest.raises(ConfigError, match=r"it is what is read\. Give --out another place"):
+            export(detector, shipped, overwrite=True)
+    assert shipped.read_bytes() == before
+
+
+def test_int8_is_calibrated_on_the_runs_own_images(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the data to compare on are others; and nothing is traced where there are none."""
+    asked: list[int] = []
+
+    def calibrated(model: Any, samples: Any) -> Any:
+        asked.append(sum(1 for _ in samples))
+        raise ConfigError("far enough")
+
+    pool = tuple(sorted(photos.iterdir()))
+    monkeypatch.setattr(module, "run_data", lambda *_: ReportData(None, None, pool))
+    monkeypatch.setattr(module, "read_table", lambda *_, **__: None)
+    monkeypatch.setattr(module, "to_onnx", lambda _: None)
+    monkeypatch.setattr(module, "quantized", calibrated)
+    with pytest.raises(ConfigError, match="far enough"):
+        export(saved(tmp_path), precision="int8", data="labels.json")
+    assert asked == [3]  # one of the four is no picture
+
+
 def test_int8_needs_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "to_onnx", lambda _: None)
     with pytest.raises(ConfigError, match="give --images FOLDER"):

@@ -52,6 +52,18 @@ def test_labels_images_and_reports_broken_ones(
     assert records["torn.jpg"].error is not None and not records["b.png"].boxes
 
 
+def test_pictures_of_runs_are_not_labelled(red: Predictor, detector: Path, photos: Path, tmp_path: Path) -> None:
+    for folder in ("images/run", ".hidden"):
+        save(photos / folder / "pictures" / "000010.png")
+    (photos / "images" / "run" / "config.yaml").write_text("")
+    (photos / "images" / "run" / "metrics.csv").write_text("")
+    plain(detector, photos, tmp_path / "out")
+    names = [r.name for r in read_records(tmp_path / "out", 3, 2)]
+    assert names == ["a.png", "b.png", "torn.jpg", "turned.png", "images/c d.png"]
+    given = plain(detector, photos / "images" / "run", tmp_path / "asked for")
+    assert given.images == 1, "as predict does, it takes the folder that was named"
+
+
 def test_goes_on_where_it_was_interrupted(
     red: Predictor, detector: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,11 +14,11 @@ import pytest
 
 from sedet.cli import main
 from sedet.data.formats import read_table
-from sedet.data.table import AnnotationTable
+from sedet.data.table import AnnotationTable, Objects
 from sedet.errors import DataError, SedetError
 from sedet.labeling.changes import BoxChanges, compare
 from sedet.labeling.label import label
-from sedet.labeling.merge import merge
+from sedet.labeling.merge import _carried, merge
 from sedet.labeling.reviewed import turned_bounds, url_names
 from sedet.predictor import Predictor
 from tests.data.sets import coco, save, write
@@ -200,6 +200,30 @@ def test_copies_replace_and_marks_stay(labeled: Path, tmp_path: Path) -> None:
     assert rows[1]["image"] == "001-2.png" and rows[1]["labelled_kept"] == ""
 
 
+def test_areas_of_outlines_stay_with_boxes_that_were_kept(labeled: Path, tmp_path: Path) -> None:
+    data = json.loads(labeled.read_text())
+    for annotation, area in zip(data["annotations"], (30.5, 120.25), strict=True):
+        annotation["area"] = area
+    write(labeled, data)
+    kept, moved = (
+        region(0, 0, 10 / 0.64, 10 / 0.48, "cat"),
+        region(22 / 0.64, 22 / 0.48, 20 / 0.64, 20 / 0.48, "dog"),
+    )
+    export = write(tmp_path / "e.json", [task("000.png", moved, kept)])
+    done = merge(labeled, export, tmp_path / "out", images=labeled.parent)
+    assert done.labels == BoxChanges(kept=1, moved=1)
+    table = read_table(tmp_path / "out")
+    assert table.objects[0].areas.tolist() == pytest.approx([400, 30.5]), "of a moved box nobody knows the outline"
+
+
+@pytest.mark.parametrize(("stated", "area"), [(400.0, 30.5), (396.5, 30.5), (77.0, 77.0), (float("nan"), 30.5)])
+def test_the_area_of_a_box_says_nothing_of_an_outline(stated: float, area: float) -> None:
+    """As tools write it that know boxes alone."""
+    old = Objects.build([[10, 10, 30, 30]], [0], outlines=[30.5])
+    new = Objects.build([[10, 10, 30, 30]], [0], outlines=[stated])
+    assert _carried(old, new).areas.tolist() == [area]
+
+
 def test_yolo_images_without_a_file_were_not_reviewed(
     red: Predictor, detector: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -242,6 +266,23 @@ def test_malformed_tasks(labeled: Path, tmp_path: Path, change: Callable[[Any], 
     change(tasks)
     with pytest.raises(DataError, match=match):
         merge(labeled, write(tmp_path / "e.json", tasks), tmp_path / "out", images=labeled.parent)
+
+
+@pytest.mark.parametrize("odd", [[1, 2], {"a": 1}])
+def test_regions_without_a_usable_id(labeled: Path, tmp_path: Path, odd: object) -> None:
+    def bare(x: float) -> dict[str, Any]:
+        whole = region(x, 0, 25, 25, "")
+        return whole | {"value": {k: v for k, v in whole["value"].items() if k != "rectanglelabels"}}
+
+    labels = {"type": "labels", "value": {"labels": ["dog"]}}
+    good = task(
+        "000.png", bare(0) | {"id": "r1"}, labels | {"id": "r1"}, {**labels, "value": {"labels": ["cat"]}, "id": odd}
+    )
+    bad = task("001.png", bare(50) | {"id": odd}, labels | {"id": odd})
+    export = write(tmp_path / "e.json", [good, bad])
+    done = merge(labeled, export, tmp_path / "out", images=labeled.parent)
+    assert boxes_of(read_table(tmp_path / "out"))["000.png"] == [("dog", [0, 0, 16, 12])]
+    assert len(done.problems) == 1 and "a box has no class" in done.problems[0]
 
 
 def test_the_command(labeled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

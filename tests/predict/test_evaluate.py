@@ -75,6 +75,19 @@ def test_detections_are_written_with_the_ids_of_the_data(red: Predictor, tmp_pat
     assert metrics.ap == pytest.approx(100)
 
 
+@pytest.mark.parametrize("flag", ["json", "detections"])
+def test_results_are_not_written_over_what_they_are_of(red: Predictor, tmp_path: Path, flag: str) -> None:
+    path = write_coco(tmp_path, ("cat", "red box"))
+    (tmp_path / "run").mkdir()
+    file = tmp_path / "run" / "best.safetensors"
+    file.write_bytes(b"weights")
+    labels = path.read_bytes()
+    for detector, data, out in ((file, path, file), (file.parent, path, file), (file, path.parent, path)):
+        with pytest.raises(ConfigError, match=f"it is what is read. Give --{flag} another place"):
+            evaluate(detector, data, device="cpu", **{flag: out})  # type: ignore[arg-type]
+    assert file.read_bytes() == b"weights" and path.read_bytes() == labels
+
+
 def test_evaluate_names_classes_that_do_not_agree(red: Predictor, tmp_path: Path) -> None:
     path = write_coco(tmp_path, ("red box", "dog"), ["red box", "dog"])
     with pytest.raises(DataError, match=r"does not know: dog \(and lacks cat\).*--classes 'red box'"):

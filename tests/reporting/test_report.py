@@ -147,6 +147,7 @@ def test_an_interrupted_run_has_a_report(run: Path, tmp_path: Path) -> None:
         (["{run}", "--twin", "{run}"], "both learn from unlabelled images"),
         (["{run}", "--data", "absent.json"], "there is no such file or folder"),
         (["{run}", "--out", "{empty}"], "is a folder; --out takes the file to write"),
+        (["{run}", "--out", "{run}/best.safetensors"], "is there already and is no HTML page"),
         (["{run}", "--batch", "0"], "--batch must be 1 or more"),
         (["{damaged}"], "damaged metrics"),
     ],

@@ -16,14 +16,14 @@ from sedet.catalog import METHODS
 from sedet.compare.variants import parse_method
 from sedet.config import TrainConfig
 from sedet.data.clean import clean
-from sedet.data.duplicates import repeated, same_pictures
+from sedet.data.duplicates import glances, repeated, same_pictures
 from sedet.data.formats import align_classes, read_table
 from sedet.data.layout import absolute
 from sedet.data.sources import unlabeled_pool
-from sedet.data.split import split_shots, split_table
+from sedet.data.split import check_listable, split_shots, split_table
 from sedet.data.table import AnnotationTable
 from sedet.data.write import write_coco, write_text
-from sedet.errors import ConfigError, DataError
+from sedet.errors import ConfigError, DataError, ImageError
 from sedet.training import plan
 
 OWN = (
@@ -138,6 +138,8 @@ def make_cells(
     asked = [parse_method(text, shared or TrainConfig()) for text in methods]
     if shots:
         percents = ()
+    # no more digits than names have: a cell read back from its name is then equal to itself
+    percents = [float(f"{percent:g}") for percent in percents]
     for percent in percents:
         if not (0 < percent < ALL or (percent == ALL and more_images)):
             raise ConfigError(f"percents must lie between 0 and 100, not {percent:g} (100 is --ceiling)")
@@ -199,31 +201,51 @@ class Pool:
     more: tuple[Path, ...]
     left_out: int
 
+    @property
+    def paths(self) -> list[Path]:
+        """Absolute: all that train without labels. Labelled images are among them, without their labels."""
+        return [absolute(path) for path in (*(entry.path for entry in self.table.images), *self.more)]
+
 
 def read_pool(comparison: Comparison) -> Pool:
     """Read the data, without what val shows and without copies, so that the ceiling has what trains elsewhere.
 
     Raises:
-        DataError: data that cannot be read, or without an image to draw.
+        DataError: data that cannot be read, a class that they do not have, no image to draw, an image name that fits
+            on no line, or val that no training could be judged by.
     """
     table = read_table(comparison.data, comparison.images, "train")
-    classes = comparison.settings.classes or table.classes
-    table = clean(align_classes(table, classes))[0]
-    val = clean(align_classes(read_table(comparison.val, comparison.val_images, "val"), classes))[0]
+    chosen = comparison.settings.classes
+    table = clean(table.with_classes(chosen) if chosen else table)[0]
+    val = clean(align_classes(read_table(comparison.val, comparison.val_images, "val"), table.classes))[0]
+    _check_val(val)
     paths = [entry.path for entry in table.images]
     shown = same_pictures(paths, [entry.path for entry in val.images])
     kept = [i for i, (a, b) in enumerate(zip(shown, repeated(paths), strict=True)) if a is None and b is None]
     if not kept:
         raise DataError("every image is among those to judge by too", comparison.data, "Give --val other images")
-    return Pool(table.subset(kept), val, _more_images(comparison, val, classes), len(table) - len(kept))
+    pool = Pool(table.subset(kept), val, _more_images(comparison, val), len(table) - len(kept))
+    check_listable(pool.paths)
+    return pool
 
 
-def _more_images(comparison: Comparison, val: AnnotationTable, classes: Sequence[str]) -> tuple[Path, ...]:
+def _check_val(val: AnnotationTable) -> None:
+    """Meet before any training what would end each of them when it is judged."""
+    if not val.class_counts().sum():
+        raise DataError("val has no box of a class to learn", val.source, "Check the classes' names")
+    # a header may be good and the pixels damaged; looking for copies decodes all of val anyway
+    broken = [seen for seen in glances([entry.path for entry in val.images]) if isinstance(seen, ImageError)]
+    if broken:
+        more = f" (and {len(broken) - 1} more of val)" if len(broken) > 1 else ""
+        todo = "Every score is over all of val: replace them or take them out; sedet check lists them"
+        raise DataError(f"{broken[0].what}{more}", broken[0].where, todo)
+
+
+def _more_images(comparison: Comparison, val: AnnotationTable) -> tuple[Path, ...]:
     more = unlabeled_pool(comparison.unlabeled, None, val).paths if comparison.unlabeled else ()
     if comparison.unlabeled_data is None:
         return more
-    data = align_classes(read_table(comparison.unlabeled_data, None, "train"), classes)
-    paths = [entry.path for entry in data.images]
+    paths = [entry.path for entry in read_table(comparison.unlabeled_data, None, "train").images]
     shown = same_pictures(paths, [entry.path for entry in val.images])
     return (*more, *(path for path, match in zip(paths, shown, strict=True) if match is None))
 
@@ -240,19 +262,18 @@ def write_data(comparison: Comparison, pool: Pool) -> dict[str, tuple[int, int]]
     folder, table = comparison.out / "data", pool.table
     if not (folder / "val.json").is_file():
         write_coco(pool.val, folder / "val.json")
-    paths = [*(entry.path for entry in table.images), *pool.more]
-    # labelled images stay in the pool, without their labels
-    listed = "".join(f"{absolute(path)}\n" for path in paths)
+    paths = pool.paths
+    listed = "".join(f"{path}\n" for path in paths)
     counts = {}
     for name, cell in {cell.data: cell for cell in comparison.cells}.items():
         part, images = folder / name / "labeled.json", folder / name / "pool.txt"
         if images.is_file() and part.is_file():  # the list is written last
             labeled = len(table) if cell.percent == ALL else _images_in(part)
-            if images.read_text(encoding="utf-8") != listed:  # the data were moved
-                write_text(images, listed)
+            if images.read_text(encoding="utf-8", errors="surrogateescape") != listed:  # the data were moved
+                write_text(images, listed, errors="surrogateescape")
         else:
             labeled = _draw(cell, table, part)
-            write_text(images, listed)
+            write_text(images, listed, errors="surrogateescape")
         counts[name] = (labeled, len(paths))
     return counts
 

@@ -92,7 +92,7 @@ def _clean_boxes(entry: ImageEntry, found: Objects, classes: Iterable[str]) -> t
         return found, []
     boxes = found.boxes
     high = np.array([entry.width, entry.height] * 2, dtype=np.float32)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         clipped = np.clip(boxes, 0, high).astype(np.float32)
         finite = np.isfinite(np.abs(boxes).max(axis=1))  # a NaN spreads
         sides: NDArray[np.float32] = boxes[:, 2:] - boxes[:, :2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ def read_coco(file: Path, images: Path | None = None) -> AnnotationTable:
     where there is no bbox; ``area`` is kept, as COCO's metrics tell small from large objects by it. Classes come
     in the order of the categories. The images' folder is ``images``, or the first of these that holds most of
     them: the JSON's folder; its folder named as the split in the JSON's name (instances_val2017.json: val2017,
-    val); its ``images``; the same beside an ``annotations`` folder.
+    val); its ``images``; the same beside an ``annotations`` folder. Image ids are numbers, also where all are
+    written as digits ("17"); where one is another text, or two are the same number, the positions in the file
+    stand for all of them.
 
     Raises:
         DataError: not readable as COCO (with line and column, or each malformed entry), or images are missing.
@@ -98,7 +101,7 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _categories(data: dict[str, Any], file: Path, faults: Faults) -> list[tuple[int, str]]:
     """(id, name), in the order of the file."""
-    found: list[tuple[int, str, object]] = []
+    found: list[tuple[int, str, str | None]] = []
     for position, category in enumerate(data["categories"]):
         with faults:
             if not (
@@ -108,7 +111,8 @@ def _categories(data: dict[str, Any], file: Path, faults: Faults) -> list[tuple[
                 and category["name"].strip()
             ):
                 raise DataError("a whole-number 'id' or a 'name' is missing", f"{file}, category {position}", "Add it")
-            found.append((whole, category["name"].strip(), category.get("supercategory")))
+            parent = category.get("supercategory")
+            found.append((whole, category["name"].strip(), parent if isinstance(parent, str) else None))
     # Roboflow exports put a parent category first that no annotation uses: it is no class.
     used = {str(_whole(a.get("category_id"))) for a in data["annotations"] if isinstance(a, dict)}
     parents = {parent for _, _, parent in found}
@@ -139,7 +143,9 @@ def _images(
                 raise DataError("key 'file_name' is missing", f"{where} (id {_named(number)})", "Add it")
             good.append((position, number, entry))
     root = absolute(images) if images else _find_root(file, [entry["file_name"] for _, _, entry in good], faults)
-    whole = all(isinstance(number, int) for _, number, _ in good)
+    # What is written (detections, tables) refers to images by number, so ids in digits are taken as they read.
+    numbers = [_digits(number) for _, number, _ in good]
+    whole = all(isinstance(number, int) for number in numbers) and len(set(numbers)) == len(numbers)
     drafts: dict[int | str, ImageDraft] = {}
     for position, number, entry in good:
         where = f"{file}, image {position} (id {_named(number)})"
@@ -147,8 +153,7 @@ def _images(
             if number in drafts:
                 raise DataError("another image has the same id", where, "Give each image its own id")
             name = inside(root, entry["file_name"], where)
-            size = [entry.get(key) for key in ("width", "height")]
-            width, height = (v if isinstance(v, int) and v > 0 else 0 for v in size)
+            width, height = (_pixels(entry.get(key)) for key in ("width", "height"))
             flag = entry.get("use_exif")
             drafts[number] = ImageDraft(
                 root / name,
@@ -164,6 +169,20 @@ def _images(
 def _whole(value: object) -> object:
     """A whole number written as a float (some tools write 1.0) as an int."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _digits(value: object) -> object:
+    """A whole number written as a float or in digits (some tools write "640") as an int, if it fits 64 bits."""
+    value = _whole(value)
+    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value) else value
+
+
+def _pixels(value: object) -> int:
+    """A stated width or height, rounded; 0 (not stated) where it cannot be one."""
+    value = _digits(value)
+    if isinstance(value, float) and math.isfinite(value):
+        value = round(value)
+    return max(0, value) if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 def _id(entry: dict[str, Any], key: str, where: str) -> int | str:

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from sedet.data.chance import generator
 from sedet.data.duplicates import repeated
-from sedet.data.layout import absolute, shown
+from sedet.data.images import is_image_name
+from sedet.data.layout import absolute
 from sedet.data.table import AnnotationTable
 from sedet.data.write import write_coco, write_text
 from sedet.errors import DataError
@@ -185,6 +186,19 @@ def box_counts(table: AnnotationTable) -> NDArray[np.int64]:
     return counts
 
 
+def check_listable(paths: Iterable[Path]) -> None:
+    """See to it that each path can stand in a list of images.
+
+    Raises:
+        DataError: one has a line break, or an ending that no list takes for an image's.
+    """
+    for path in paths:
+        if str(path).splitlines() != [str(path)]:
+            raise DataError(f"the image name {str(path)!r} does not fit on a line of a list", None, "Rename it")
+        if not is_image_name(path):
+            raise DataError("a list cannot hold an image that is hidden or has no image's ending", path, "Rename it")
+
+
 def write_split(table: AnnotationTable, split: Split, out: Path) -> list[str]:
     """Write a split as a folder that ``sedet train`` takes.
 
@@ -203,12 +217,7 @@ def write_split(table: AnnotationTable, split: Split, out: Path) -> list[str]:
     out = absolute(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataError("the output folder is in use", out, "Name a new or empty one")
-    for i in split.unlabeled:
-        image = table.images[i]
-        if str(image.path).splitlines() != [str(image.path)]:
-            raise DataError(
-                f"the image name {shown(image.name)} does not fit on a line of a list", out, "Rename the image"
-            )
+    check_listable(table.images[i].path for i in split.unlabeled)
     labeled = table.subset(split.labeled)
     temporary: Path | None = None
     try:

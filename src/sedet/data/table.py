@@ -20,7 +20,8 @@ class ImageEntry:
         path: absolute path of the file.
         name: the name its source gives it (relative, forward slashes); used in messages and outputs.
         width, height: pixels, after EXIF orientation if ``use_exif``. 0 if not known before decoding.
-        id: the identifier in the source (COCO image id), or the index for formats that have none.
+        id: the identifier in the source (COCO image id), or the index for formats that have none, and for COCO
+            files whose ids are not all whole numbers.
         use_exif: whether the annotations refer to the image turned as its EXIF orientation says.
     """
 
@@ -68,8 +69,10 @@ class Objects:
     ) -> Objects:
         """From plain sequences; ``crowd`` and ``difficult`` default to false, ``outlines`` to not stated."""
         n = len(labels)
+        with np.errstate(over="ignore"):  # corners too large for float32 become infinite, which ``clean`` tells of
+            corners = np.asarray(boxes, dtype=np.float32).reshape(n, 4)
         return Objects(
-            np.asarray(boxes, dtype=np.float32).reshape(n, 4),
+            corners,
             np.asarray(labels, dtype=np.int64),
             np.zeros(n, bool) if crowd is None else np.asarray(crowd, dtype=bool),
             np.zeros(n, bool) if difficult is None else np.asarray(difficult, dtype=bool),

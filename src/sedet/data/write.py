@@ -15,8 +15,9 @@ from sedet.files import write_atomically
 def write_coco(table: AnnotationTable, path: Path) -> None:
     """Write a table as COCO JSON: reading the file with ``images=table.root`` gives the same table.
 
-    Image names are as in the table, relative to its root. Category and image ids are the source's. Beside the
-    standard keys stand ``difficult`` (where true) and an image's ``use_exif`` (where false).
+    Image names are as in the table, relative to its root. Category and image ids are the source's (image ids are
+    positions for COCO files whose ids are not all whole numbers). Beside the standard keys stand ``difficult``
+    (where true) and an image's ``use_exif`` (where false).
 
     Raises:
         DataError: the file cannot be written. A file there before stays as it was.

@@ -139,7 +139,7 @@ def _split_images(data: dict[str, Any], file: Path, root: Path, split: str) -> l
     places = data[key] if isinstance(data[key], list) else [data[key]]
     base = ""
     if data.get("path") and not _elsewhere(root, data["path"]):
-        base = _place(root, "", data["path"], f"{file}, path")
+        base = _base(root, data["path"], f"{file}, path")
     found: list[str] = []
     for place in places:
         relative = _place(root, base, place, f"{file}, {key}")
@@ -187,6 +187,18 @@ def _tail_below(root: Path, place: object) -> str | None:
     parts = [p for p in place.strip().replace("\\", "/").split("/") if p not in ("", ".", "..")]
     tails = ("/".join(parts[i:]) for i in range(len(parts)))
     return next((tail for tail in tails if os.path.exists(root / tail)), None)  # noqa: PTH110
+
+
+def _base(root: Path, path: object, where: str) -> str:
+    """The yaml's ``path`` relative to root; empty where it is the yaml's own folder, whichever way it is written."""
+    try:
+        return _place(root, "", path, where)
+    except DataError:
+        # Its text leads out and may lead straight back, as ../birds does in the folder birds.
+        text = path.strip().replace("\\", "/") if isinstance(path, str) else ""
+        if text and os.path.exists(root / text) and (root / text).samefile(root):  # noqa: PTH110
+            return ""
+        raise
 
 
 def _place(root: Path, base: str, place: object, where: str) -> str:

@@ -137,17 +137,20 @@ def export(
     predictor = load(detector, "cpu")
     score = predictor.score if score is None else score
     table = read_table(data, images=data_images, split=split) if data is not None else None
-    # what a smaller precision costs is told on the run's own val, wherever the images to compare on come from
-    wanted = table is None and (precision != "fp32" or (check and not sources))
+    # What a smaller precision costs is told on the run's own val, wherever the images to compare on come from; int8 is
+    # calibrated on its pool.
+    uncalibrated = precision == "int8" and not sources
+    wanted = uncalibrated or (table is None and (precision != "fp32" or (check and not sources)))
     own = run_data(Path(detector), predictor.classes) if wanted else ReportData(None, None)
 
     deployed = Deployed(predictor.model, predictor.image_size, score, max_detections, half=precision == "fp16")
     facts = facts_of(predictor, format, precision, score, max_detections)
+    samples = calibration(find_images(sources) if sources else own.pool) if precision == "int8" else None
     session: Session
     if format == "onnx":
         model = to_onnx(deployed)
-        if precision == "int8":
-            model = quantized(model, calibration(find_images(sources) if sources else own.pool))
+        if samples is not None:
+            model = quantized(model, samples)
         content = finished(model, facts)
         session = OnnxSession(content)
     else:
@@ -210,7 +213,7 @@ def checked_options(
         raise ConfigError(f"{path} is a folder; give --out the name of a file, as {path / name}{SUFFIXES[format]}")
     if path.exists() and not overwrite:
         raise ConfigError(f"{path} is there already; give --overwrite to replace it, or another --out")
-    if (reason := unwritable(path)) is not None:
+    if (reason := unwritable(path, Path(detector), Path(detector) / "best.safetensors")) is not None:
         raise ConfigError(f"{path} cannot be written: {reason}. Give --out another place")
     return path
 

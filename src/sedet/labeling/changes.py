@@ -55,6 +55,18 @@ def matches(
     return same, greedy_pairs(rest, SAME_OBJECT)
 
 
+def kept_pairs(
+    before: NDArray[np.floating], after: NDArray[np.floating], same: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Those of the pairs of one class whose box stayed where it was."""
+    iou = pairwise_iou(before, after)
+    return [
+        (i, j)
+        for i, j in same
+        if iou[i, j] >= KEPT_IOU or np.abs(np.asarray(before[i]) - np.asarray(after[j])).max() <= KEPT_PIXELS
+    ]
+
+
 def compare(
     before: NDArray[np.floating], names: Sequence[str], after: NDArray[np.floating], new: Sequence[str]
 ) -> BoxChanges:
@@ -65,10 +77,6 @@ def compare(
         names, new: their classes.
     """
     same, other = matches(before, names, after, new)
-    iou = pairwise_iou(before, after)
-    kept = sum(
-        bool(iou[i, j] >= KEPT_IOU or np.abs(np.asarray(before[i]) - np.asarray(after[j])).max() <= KEPT_PIXELS)
-        for i, j in same
-    )
+    kept = len(kept_pairs(before, after, same))
     paired = len(same) + len(other)
     return BoxChanges(kept, len(same) - kept, len(other), len(new) - paired, len(names) - paired)

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from sedet.data.images import is_image_name
-from sedet.data.layout import absolute
+from sedet.data.layout import absolute, is_run_folder
 from sedet.data.sources import find_images
 from sedet.errors import DataError
 from sedet.files import naming
@@ -60,6 +60,7 @@ def stream_names(sources: Sequence[str], root: Path) -> Iterator[str]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
+    """Images under a folder; hidden ones are skipped, and run folders below it, whose pictures have boxes drawn in."""
     visited = set()
     for base, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(base)
@@ -67,7 +68,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         visited.add(real)
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and not is_run_folder(Path(base) / f))
         images = (Path(f) for f in files if is_image_name(Path(f)))
         for name in sorted(images, key=lambda p: (p.stem.casefold(), p.name)):
             yield Path(base) / name

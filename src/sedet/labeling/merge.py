@@ -23,9 +23,10 @@ from sedet.data.table import AnnotationTable, ImageEntry, Objects
 from sedet.data.write import write_coco, write_json, write_text
 from sedet.errors import ConfigError, DataError
 from sedet.files import unwritable
-from sedet.labeling.changes import BoxChanges, compare, matches
+from sedet.labeling.changes import BoxChanges, compare, kept_pairs, matches
 from sedet.labeling.corrections import Corrections, read_corrections
 from sedet.labeling.facts import read_facts
+from sedet.labeling.frames import reframed
 from sedet.labeling.shards import Record, read_records
 from sedet.outputs import check_new
 
@@ -122,7 +123,8 @@ def merge(
 
     ``out`` gets ``labels.json`` (COCO), ``images`` (links to the images, or copies), ``changes.csv`` (a row a
     corrected image), ``changes.json`` and, if there are any, ``problems.txt``. An image of both is the same file, or
-    one of equal bytes; the correction counts. Crowd and difficult marks of boxes that were kept stay.
+    one of equal bytes; the correction counts. Crowd and difficult marks of boxes that were kept or moved stay, and
+    the areas of outlines of those that were kept.
     Of several corrections of an image the one reviewed last counts, or the last in the file.
 
     Args:
@@ -255,7 +257,9 @@ def _merged(
             known = facts["classes"]
             assert isinstance(known, list)
             boxes = np.array([b.corners for b in record.boxes], dtype=np.float64).reshape(-1, 4)
-            answer = compare(boxes, [known[b.label] for b in record.boxes], found.boxes, own)
+            # Proposals are on the turned image; the tool may have shown the stored one.
+            shown = reframed(boxes, entry.path, True, entry.use_exif)
+            answer = compare(shown, [known[b.label] for b in record.boxes], found.boxes, own)
         if at is None:
             name = _free(_plain_name(entry.name), taken)
             entries.append(replace(entry, name=name))
@@ -263,7 +267,9 @@ def _merged(
             place[real] = len(entries) - 1
             changes.append(ImageChange(name, "added", len(found), answer, None))
             continue
-        old = objects[at]
+        # Of two frames no box would be found again, and its marks would go with it.
+        there = reframed(objects[at].boxes, entry.path, entries[at].use_exif, entry.use_exif)
+        old = replace(objects[at], boxes=there)
         told = compare(old.boxes, [classes[i] for i in old.labels], found.boxes, own)
         state = "replaced" if told.any else "same"
         if state == "replaced":
@@ -281,13 +287,22 @@ def _plain_ids(entries: list[ImageEntry]) -> bool:
 
 
 def _carried(old: Objects, new: Objects) -> Objects:
-    """What tools do not show stays with boxes that stay: crowd and difficult marks."""
-    crowd, difficult = new.crowd.copy(), new.difficult.copy()
+    """What tools do not show stays with boxes that stay: crowd and difficult marks, and areas of outlines.
+
+    An outline's area is that of a box which did not move. The boxes of both are in one frame. Tools that know boxes
+    alone state the box's own area (COCO exports of CVAT, FiftyOne): it says nothing of an outline.
+    """
+    sides = new.boxes[:, 2:] - new.boxes[:, :2]
+    unstated = np.isnan(new.outlines) | np.isclose(new.outlines, sides.prod(axis=1), rtol=0.01, atol=1)
+    crowd, difficult, outlines = new.crowd.copy(), new.difficult.copy(), new.outlines.copy()
     pairs, _ = matches(old.boxes, [str(i) for i in old.labels], new.boxes, [str(i) for i in new.labels])
     for i, j in pairs:
         crowd[j] |= old.crowd[i]
         difficult[j] |= old.difficult[i]
-    return replace(new, crowd=crowd, difficult=difficult)
+    for i, j in kept_pairs(old.boxes, new.boxes, pairs):
+        if unstated[j]:
+            outlines[j] = old.outlines[i]
+    return replace(new, crowd=crowd, difficult=difficult, outlines=outlines)
 
 
 def _plain_name(name: str) -> str:

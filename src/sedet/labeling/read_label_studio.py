@@ -66,7 +66,11 @@ def _task(task: Any, where: str, export: Export) -> Reviewed | None:
     if not isinstance(results, list) or not all(isinstance(r, dict) for r in results):
         raise DataError("an annotation has no list 'result'", where, "Export as JSON again")
     reviewed = Reviewed(_names(task, where), 0, 0, True, where, stamp=_stamp(last))
-    beside = {r.get("id"): v["labels"] for r in results if isinstance(v := r.get("value"), dict) and "labels" in v}
+    beside = {
+        own: v["labels"]
+        for r in results
+        if isinstance(v := r.get("value"), dict) and "labels" in v and (own := _id(r)) is not None
+    }
     for result in results:
         value = result.get("value")
         shape = isinstance(value, dict) and (_is_rectangle(value) or "points" in value)
@@ -76,6 +80,12 @@ def _task(task: Any, where: str, export: Export) -> Reviewed | None:
             continue
         _add(reviewed, result, beside, where)
     return reviewed
+
+
+def _id(result: dict[str, Any]) -> str | int | None:
+    """What ties a region to its labels; None where it has no id, or one that is neither text nor number."""
+    found = result.get("id")
+    return found if isinstance(found, (str, int)) else None
 
 
 def _stamp(annotation: dict[str, Any]) -> str:
@@ -98,7 +108,7 @@ def _is_rectangle(value: dict[str, Any]) -> bool:
     return all(key in value for key in ("x", "y", "width", "height"))
 
 
-def _add(reviewed: Reviewed, result: dict[str, Any], beside: dict[Any, Any], where: str) -> None:
+def _add(reviewed: Reviewed, result: dict[str, Any], beside: dict[str | int, Any], where: str) -> None:
     value = result["value"]
     if result.get("image_rotation") not in (None, 0):
         raise DataError("the image was turned in the tool, so that its boxes cannot be placed", where, "Turn it back")
@@ -108,7 +118,8 @@ def _add(reviewed: Reviewed, result: dict[str, Any], beside: dict[Any, Any], whe
         raise DataError("a region does not say the image's width and height", where, "Export as JSON (not JSON-MIN)")
     reviewed.width, reviewed.height = round(width), round(height)
     labels = next((v for k in ("rectanglelabels", "polygonlabels", "labels") if (v := value.get(k))), None)
-    labels = labels or beside.get(result.get("id"))
+    if not labels and (own := _id(result)) is not None:
+        labels = beside.get(own)
     if not isinstance(labels, list) or not labels or not isinstance(labels[0], str) or not labels[0].strip():
         raise DataError("a box has no class", where, "Give it one, or remove it")
     reviewed.boxes.append(_corners(value, width, height, where))

@@ -93,6 +93,8 @@ def report(
     target = Path(out) if out is not None else run.path / REPORT
     if target.is_dir():
         raise ConfigError(f"{target} is a folder; --out takes the file to write, as report.html")
+    if target.exists() and not _is_page(target):
+        raise ConfigError(f"{target} is there already and is no HTML page; give --out another name")
     if (reason := unwritable(target)) is not None:
         raise ConfigError(f"{target} cannot be written: {reason}. Give --out another place")
     other = twin_of(run, twin)
@@ -108,6 +110,12 @@ def report(
         found = replace(found, val=table, foreign=True)
     write_report(run, found, predictor, target, twin=other, batch=batch, progress=progress)
     return target
+
+
+def _is_page(path: Path) -> bool:
+    """Such a file may be replaced; a detector or labels may not."""
+    with path.open("rb") as file:
+        return file.read(15).lower() == b"<!doctype html>"
 
 
 def write_report(

@@ -78,8 +78,11 @@ def load_protocol(name: str, root: Path) -> Protocol:
             options[key] = value
     if "unlabeled" in options:
         options["unlabeled"] = tuple(str(root / source) for source in options["unlabeled"])
+    given = {} if tree.get("settings") is None else tree["settings"]
+    if not isinstance(given, dict):
+        raise ConfigError(f"{path}: settings must be a map of settings, not {str(given)[:40]!r}")
     try:
-        config = settings.from_dict(tree.get("settings") or {})
+        config = settings.from_dict(given)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return Protocol(str(tree.get("about", "")), options, config)
