@@ -28,7 +28,11 @@ from benchmarks.values import (
 RIVAL_VARIANTS = {
     "2x": "2 times the updates",
     "share-0.1": "the surest 10 % of the regions",
+    "weight-0.5": "weight 0.5",
+    "over-0.2": "threshold 0.2",
     "over-0.5": "threshold 0.5",
+    "over-0.6-weight-2": "threshold 0.6, weight 2",
+    "over-0.7": "threshold 0.7",
     "over-0.5-mosaic-1": "threshold 0.5, mosaics weigh 1",
 }
 

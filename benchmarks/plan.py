@@ -38,12 +38,18 @@ HARD = {
 }
 
 TUNED: dict[str, dict[str, dict[str, Any]]] = {
+    "consistent-teacher": {"weight-0.5": {"consistent_teacher.weight": 0.5}},
+    "csd": {"over-0.2": {"csd.threshold": 0.2}},
     "dense-teacher": {"share-0.1": {"dense_teacher.share": 0.1}},
     "mixpl": {
         "over-0.5": {"mixpl.threshold": 0.5},
         "over-0.5-mosaic-1": {"mixpl.threshold": 0.5, "mixpl.mosaic_weight": 1.0},
     },
-    "unbiased-teacher": {"over-0.5": {"unbiased_teacher.threshold": 0.5}},
+    "stac": {"over-0.7": {"stac.threshold": 0.7}},
+    "unbiased-teacher": {
+        "over-0.5": {"unbiased_teacher.threshold": 0.5},
+        "over-0.6-weight-2": {"unbiased_teacher.threshold": 0.6, "unbiased_teacher.weight": 2.0},
+    },
 }
 
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
