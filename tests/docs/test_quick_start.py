@@ -65,12 +65,13 @@ def test_from_a_folder_to_an_onnx_file(tmp_path: Path) -> None:
 
     lines = [line for block in blocks(ROOT / "docs" / "index.md", "sh") for line in block.splitlines()]
     typed = [shlex.split(line) for line in lines if line.startswith("sedet ")]
-    assert [words[1] for words in typed] == ["check", "train", "train", "eval", "predict", "export"]
+    assert [words[1] for words in typed] == ["check", "train", "train", "report", "train", "eval", "predict", "export"]
     said = {}
     for words in typed:
         more = shlex.split(SHORT) if words[1] == "train" and "--resume" not in words else []
         said[words[1]] = ran("-m", "sedet", *words[1:], *more)
     run = tmp_path / "runs" / "first"
+    assert "Last teacher against last teacher" in (run / "report.html").read_text(encoding="utf-8")
     assert (run / "report.html").is_file() and (run / "best.safetensors").is_file()
     assert "AP" in said["eval"]
     found = json.loads((tmp_path / "predictions" / "predictions.coco.json").read_text())
