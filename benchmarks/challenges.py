@@ -50,10 +50,10 @@ burn-in, schedule and evaluator: trained on the labels alone, with SED, and wher
 by `python benchmarks/challenges.py` from `benchmarks/analysis/*.json`; the figures are those of `sedet analyze`, on dev
 images, of the last teacher. One seed each: a small difference is none.
 
-In (b) the pseudo labels are each detector's detections from its own best score (F1) on: another score would give others. (d)
-weighs each region by what the detector itself says differently at full and half size, which stands for the difference
-of teacher and student that SED weighs by. Classes, finer sizes and levels are in the reports of `sedet analyze` and in
-these files.
+In (b) the pseudo labels are each detector's detections from its own best score (F1) on: another score would give
+others. (d) weighs each region by what the detector itself says differently at full and half size, which stands for
+the difference of teacher and student that SED weighs by. Classes, finer sizes and levels are in the reports of `sedet
+analyze` and in these files.
 """
 
 

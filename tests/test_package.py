@@ -115,6 +115,11 @@ def test_train_refuses_what_the_command_refuses(training: Recorder) -> None:
     assert training.calls == []
 
 
+def test_a_dict_is_no_config(training: Recorder) -> None:
+    with pytest.raises(ConfigError, match=r"not a dict; settings go by name: train\(labeled=\.\.\.\)"):
+        sedet.train({"labeled": "x"})  # type: ignore[arg-type]
+
+
 def test_the_package_is_typed_and_the_command_is_declared() -> None:
     assert (ROOT / "src" / "sedet" / "py.typed").is_file()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

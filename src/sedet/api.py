@@ -42,6 +42,11 @@ def train(
             raise ConfigError("resume continues a run with its own settings: leave config out")
         final = config_io.from_dict(settings, resumed(Path(resume), settings))
     else:
+        if not isinstance(config, TrainConfig | str | Path | None):
+            raise ConfigError(
+                f"config must be a TrainConfig or a YAML file, not a {type(config).__name__}; "
+                "settings go by name: train(labeled=...), or train(**settings)"
+            )
         base = config if isinstance(config, TrainConfig | None) else config_io.load_config(config)
         final = complete(config_io.from_dict(settings, base))
 

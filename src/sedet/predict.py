@@ -21,7 +21,7 @@ from sedet.data.sources import find_images
 from sedet.data.table import AnnotationTable
 from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError, DataError, ImageError
-from sedet.evaluation.coco import COCO_AREA_RANGES, Metrics, coco_metrics
+from sedet.evaluation.coco import COCO_AREA_RANGES, Metrics, area_bounds, coco_metrics
 from sedet.evaluation.pseudo_labels import best_score
 from sedet.files import unwritable
 from sedet.outputs import (
@@ -35,11 +35,11 @@ from sedet.outputs import (
     output_names,
     write_text,
 )
-from sedet.predictor import Pixels, Predictor, Result, batches, check_score, load
+from sedet.predictor import Pixels, Predictor, Result, batches, check_most, check_score, load
 from sedet.stream import images as read_images
 from sedet.stream import read_ahead, read_file, video_frames
 from sedet.tiles import TiledPredictor
-from sedet.video import is_video
+from sedet.video import find_videos, is_video
 
 __all__ = [
     "PredictSummary",
@@ -94,7 +94,7 @@ class PredictSummary:
 
 def predict_sources(
     detector: str | Path,
-    sources: Sequence[str],
+    sources: str | Path | Sequence[str | Path],
     out: str | Path = "predictions",
     format: str | Sequence[str] = "jsonl",
     draw: bool = False,
@@ -115,7 +115,7 @@ def predict_sources(
 
     Args:
         detector: detector file.
-        sources: images, folders (recursive), list files or globs; and video files.
+        sources: images, folders (recursive), list files or globs; and video files or globs of them (``clips/*.mp4``).
         out: folder to write to, new or empty.
         format: one or several of jsonl, csv, coco, yolo; see ``sedet.outputs``.
         draw: write pictures of the detections too; of a video a video.
@@ -138,19 +138,20 @@ def predict_sources(
     out, formats = Path(out), check_formats(format)
     if score is not None:
         check_score(score)
+    check_most(max_detections)
     check_new(out)
     if every < 1:
         raise ConfigError(f"every must be 1 or more, not {every}")
+    named = [str(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
     predictor = load(detector, device)
     if tiles is not None:
         predictor = TiledPredictor(predictor, tiles, tile_overlap, tile_whole)
     score = predictor.score if score is None else score
-    sources = [sources] if isinstance(sources, str) else list(sources)
-    videos = [Path(source) for source in sources if is_video(source)]
-    others = [source for source in sources if not is_video(source)]
+    videos = find_videos([source for source in named if is_video(source)])
+    others = [source for source in named if not is_video(source)]
     paths = find_images(others) if others else []
     if not paths and not videos:
-        raise DataError("no images were found", ", ".join(sources), "Give images, folders, lists or globs")
+        raise DataError("no images were found", ", ".join(named), "Give images, folders, lists or globs")
     names = output_names([*paths, *videos])
     at_once = 1 if predictor.full_size else batch  # images in full size may fill the memory
     largest = None if predictor.full_size else LARGEST_SIDE
@@ -193,7 +194,7 @@ def predict_sources(
             if len(names) == 1:
                 raise DataError(skipped[0])
             counts = _counted([(len(paths), "image"), (len(videos), "video")])
-            raise DataError(f"none of the {counts} can be read. The first: {skipped[0]}", ", ".join(sources))
+            raise DataError(f"none of the {counts} can be read. The first: {skipped[0]}", ", ".join(named))
         files = [path for writer in writers for path in writer.finish()]
         if pictures is not None:
             pictures.finish()
@@ -216,7 +217,7 @@ def evaluate(
     *,
     images: str | Path | None = None,
     split: str | None = "val",
-    classes: Sequence[str] = (),
+    classes: str | Sequence[str] = (),
     batch: int = 8,
     device: str = "auto",
     score_threshold: float = 0.001,
@@ -235,7 +236,7 @@ def evaluate(
         data: labelled data (COCO JSON, VOC, YOLO; file or folder), or a table.
         images: folder of the images, where the annotations' own paths do not lead to them.
         split: part to judge on, where the data hold several. None: val.
-        classes: judge by these classes alone. Default: all; the detector must know each that has objects.
+        classes: judge by these classes, or this one, alone. Default: all; the detector must know each that has objects.
         batch: images at a time.
         device: as for ``load``.
         score_threshold: lowest score that counts.
@@ -249,8 +250,10 @@ def evaluate(
         progress: show a progress bar on stderr.
 
     Raises:
-        SedetError: data or detector cannot be read, or their classes do not agree.
+        SedetError: data or detector cannot be read, their classes do not agree, or a setting is out of range.
     """
+    check_score(score_threshold, "score_threshold")
+    area_bounds(area_ranges)  # for its checks: that of the metrics comes after all detections
     given = () if isinstance(detector, Predictor) else (Path(detector), Path(detector) / "best.safetensors")
     _check_outputs(json, detections, given)
     table = data if isinstance(data, AnnotationTable) else read_table(data, images=images, split=split or "val")
@@ -274,9 +277,11 @@ def _check_outputs(json: str | Path | None, detections: str | Path | None, read:
             raise ConfigError(f"{file} is a folder; give --{flag} the name of a file")
         if file is not None and (reason := unwritable(Path(file), *read)) is not None:
             raise ConfigError(f"{file} cannot be written: {reason}. Give --{flag} another place")
+    if json is not None and detections is not None and Path(json).resolve() == Path(detections).resolve():
+        raise ConfigError("--json and --detections name the same file")  # the second would replace the first
 
 
-def to_judge(table: AnnotationTable, known: Sequence[str], picked: Sequence[str] = ()) -> AnnotationTable:
+def to_judge(table: AnnotationTable, known: Sequence[str], picked: str | Sequence[str] = ()) -> AnnotationTable:
     """What of a table can be judged by, in the detector's classes; what was left out or mended is told in warnings.
 
     Args:
@@ -349,7 +354,7 @@ def detect_table(
     return table.subset(kept), found
 
 
-def agreed_classes(table: AnnotationTable, known: Sequence[str], picked: Sequence[str] = ()) -> AnnotationTable:
+def agreed_classes(table: AnnotationTable, known: Sequence[str], picked: str | Sequence[str] = ()) -> AnnotationTable:
     """The table in the detector's classes, matched by name.
 
     Classes that the data do not hold are left out: they cannot be judged. Classes of the data without objects
@@ -357,12 +362,13 @@ def agreed_classes(table: AnnotationTable, known: Sequence[str], picked: Sequenc
 
     Args:
         known: the detector's classes.
-        picked: judge by these alone.
+        picked: judge by these, or this one, alone.
 
     Raises:
         DataError: there are objects of a class that the detector does not know, no class in common, or a
             picked class that one of them lacks.
     """
+    picked = (picked,) if isinstance(picked, str) else picked
     for name in picked:
         if name not in known:
             raise DataError(f"the detector does not know the class '{name}'", None, f"It knows: {_listed(known)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -192,12 +193,15 @@ class Predictor:
 
         Raises:
             ImageError: a file that cannot be read.
+            ConfigError: a score, ``max_detections`` or ``batch`` out of range.
             SedetError: pixels of another shape or type, or no memory for a single image.
         """
-        if isinstance(image, (str, Path, Image.Image, np.ndarray, Tensor)):
+        # What is no image either (None, of cv2.imread and a wrong path) is told like one in a list.
+        if isinstance(image, (str, Path, Image.Image, np.ndarray, Tensor)) or not isinstance(image, Iterable):
             return self.predict([image], score, max_detections, batch)[0]
         score = self.score if score is None else score
         check_score(score)
+        check_most(max_detections)
         results: list[Result] = []
         for part in batches(image, batch):
             decoded = [as_pixels(one) for one in part]
@@ -242,32 +246,34 @@ class Predictor:
         return Result(boxes, found.scores.float().cpu(), found.labels.cpu(), names, path, *size)
 
 
-def load(path: str | Path, device: str = "auto") -> Predictor:
+def load(path: str | Path, device: str | torch.device | None = "auto") -> Predictor:
     """Load a detector file (``best.safetensors`` of a run, or the run's folder).
 
     Args:
         path: the file.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:1, or mps (untested).
+        device: auto or None (a GPU where there is one), cpu, cuda, cuda:1, or mps (untested).
 
     Raises:
         CheckpointError: missing, damaged, or not written by sedet.
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or the path is none.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"a detector is loaded from the path of its file, not from {type(path).__name__}")
     chosen = choose_device(device)
     return Predictor(load_detector(Path(path), chosen), chosen)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of a name; auto takes CUDA where there is one.
+def choose_device(name: str | torch.device | None) -> torch.device:
+    """The device of a name; auto and None take CUDA where there is one.
 
     Raises:
         ConfigError: there is no such device here.
     """
-    if name == "auto":
+    if name is None or name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ConfigError(f"there is no device '{name}'; use auto, cpu, cuda or mps") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"there is no device '{name}': PyTorch finds {torch.cuda.device_count()} CUDA GPUs")
@@ -278,9 +284,16 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def check_score(score: float) -> None:
+def check_score(score: float, name: str = "score") -> None:
+    if isinstance(score, str):  # of a form or the environment
+        raise ConfigError(f"{name} must be a number from 0 to 1, not the text {score!r}")
     if not 0 <= score <= 1:
-        raise ConfigError(f"score must be from 0 to 1, not {score}")
+        raise ConfigError(f"{name} must be from 0 to 1, not {score}")
+
+
+def check_most(max_detections: int) -> None:
+    if isinstance(max_detections, str) or max_detections < 1:
+        raise ConfigError(f"max_detections must be 1 or more, not {max_detections!r}")
 
 
 def as_pixels(image: ImageLike) -> tuple[Pixels, Path | None]:
@@ -321,6 +334,8 @@ def as_pixels(image: ImageLike) -> tuple[Pixels, Path | None]:
 def _from_pil(image: Image.Image) -> Pixels:
     if image.mode.startswith(("I", "F")):
         raise SedetError(f"a PIL image of mode {image.mode} has more than 8 bits: convert it, or give its path")
+    if image.mode == "La":  # Pillow turns it into nothing else
+        image = image.convert("LA")
     if "A" in image.mode or "transparency" in image.info:  # on white, as files are read
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)

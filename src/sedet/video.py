@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import glob
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sedet.errors import ImageError, SedetError
+from sedet.errors import DataError, ImageError, SedetError
 
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
 MOST_PIXELS = 50_000_000
@@ -23,6 +24,24 @@ MOST_PIXELS = 50_000_000
 def is_video(path: str | Path) -> bool:
     """Whether the name is that of a video file."""
     return Path(path).suffix.lower() in SUFFIXES
+
+
+def find_videos(names: Sequence[str]) -> list[Path]:
+    """The files of names and globs of videos, each once, in their order; those of a glob sorted.
+
+    Raises:
+        DataError: nothing matches a glob. Whether a file is there is left to ``frames``.
+    """
+    found: dict[Path, None] = {}
+    for name in names:
+        if not any(c in name for c in "*?[") or Path(name).is_file():
+            found[Path(name)] = None
+            continue
+        matched = sorted(glob.glob(str(Path(name).expanduser()), recursive=True))  # noqa: PTH207
+        if not (files := [path for path in map(Path, matched) if path.is_file()]):
+            raise DataError("no video matches", name, "Check the folder and the ending")
+        found.update(dict.fromkeys(files))
+    return list(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +69,7 @@ def frames(path: Path, every: int = 1) -> Iterator[Frame]:
     av = need_av()
     if not path.is_file():
         raise ImageError("there is no such file", path, "Give a video file")
-    count = 0
+    count, ends, lasts = 0, 0.0, None
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -64,7 +83,13 @@ def frames(path: Path, every: int = 1) -> Iterator[Frame]:
                 )
             stream.thread_type = "AUTO"
             rate = float(stream.average_rate or 25)
+            lasts = _promised(container, stream)
             for frame in container.decode(stream):
+                if frame.time is None:
+                    lasts = None  # no times to compare with
+                else:
+                    length = float((getattr(frame, "duration", 0) or 0) * frame.time_base)
+                    ends = max(ends, frame.time + (length or 1 / rate))
                 if count % every == 0:
                     seconds = float(frame.time) if frame.time is not None else count / rate
                     pixels = frame.to_ndarray(format="rgb24")
@@ -77,6 +102,28 @@ def frames(path: Path, every: int = 1) -> Iterator[Frame]:
         raise ImageError(f"{what} ({reason})", path, "Check that it plays") from error
     if not count:
         raise ImageError("there are no frames in this video", path, "Check that it plays")
+    # FFmpeg takes the end of a file that was cut for the end of the video. Headers are not exact to the frame.
+    if lasts is not None and ends < 0.9 * lasts - 1 / rate:
+        raise ImageError(
+            f"the video breaks off after {count} frames ({ends:.1f} of {lasts:.1f} s)", path, "Check that it plays"
+        )
+
+
+def _promised(container: Any, stream: Any) -> float | None:
+    """When the last frame ends, in seconds, by the header; None if it does not say.
+
+    Not by the number of frames: AVI counts those left out, too, and MP4 those that an edit list hides.
+    """
+    step = float(stream.time_base or 0)
+    if container.format.name == "avi" and stream.frames:
+        return float(stream.frames * step)  # its duration is reckoned from the size of the file
+    if stream.duration:
+        return float(stream.duration * step)  # of some formats without the start: rather miss a cut than make one up
+    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")  # Matroska: 00:01:02.500000000
+    with contextlib.suppress(ValueError):
+        minutes, seconds = rest.split(":")
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    return container.duration / 1_000_000 if container.duration else None  # of the longest stream
 
 
 def rate_of(path: Path) -> Fraction:

@@ -131,6 +131,17 @@ def test_plain_view_is_the_whole_image_at_the_size() -> None:
     assert bright(view.image) == pytest.approx([9.6, 12.8, 28.8, 32], abs=1)
 
 
+@pytest.mark.parametrize(
+    ("size", "width", "height"), [(37, 283, 90), (125, 1920, 1080), (193, 7, 3000), (249, 1080, 1920), (37, 250, 90)]
+)
+def test_no_odd_size_loses_its_edges_to_rounding(size: int, width: int, height: int) -> None:
+    """283 * (37 / 283) lies just above 37, whose nearest even number is 36, and was rounded to 38."""
+    view = plain_view(np.zeros((height, width, 3), np.uint8), size)
+    assert max(view.width, view.height) == even(size)
+    # the far corner of the image is the far corner of the view: nothing is cut off
+    np.testing.assert_allclose(view.matrix @ [width, height, 1], [view.width, view.height, 1])
+
+
 def test_a_shrunk_decode_keeps_the_original_frame() -> None:
     """The matrix leads from the original's pixels, whatever size was decoded."""
     full = marked(800, 600, (200, 150, 400, 450))

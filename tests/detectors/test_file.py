@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,18 @@ def test_damage_is_an_error_of_one_line(written: Path, tmp_path: Path) -> None:
         with pytest.raises(SedetError) as caught:
             load_detector(file)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    """They would find no object at all, without a word."""
+    model = tiny.detector()
+    name, parameter = next((n, p) for n, p in model.named_parameters() if n.startswith("fpn."))
+    with torch.no_grad():
+        parameter.view(-1)[-1] = value
+    save_detector(tmp_path / "d.safetensors", model, CLASSES, 160, {})
+    with pytest.raises(CheckpointError, match=rf"the weights are damaged \('{re.escape(name)}' is not finite\)"):
+        load_detector(tmp_path / "d.safetensors")
 
 
 def test_foreign_files(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from torchvision.models.detection import (
     retinanet_resnet50_fpn,
     retinanet_resnet50_fpn_v2,
 )
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from sedet.config import ModelConfig, TrainConfig
@@ -33,6 +34,7 @@ from sedet.detectors.warm_start import (
     warm_detector,
 )
 from sedet.errors import CheckpointError, ConfigError
+from sedet.training.plan import resolve
 
 BACKBONE = "lcnet_035"
 SMALL = ModelConfig(neck_channels=8, head_convs=1)
@@ -216,6 +218,20 @@ def test_sizes_that_do_not_fit_are_refused(tmp_path: Path, asked: TrainConfig, n
         complete_settings(asked, read_warm_start(tmp_path / "best.safetensors"))
 
 
+def test_the_anchors_of_faster_rcnn_are_those_of_the_file(tmp_path: Path) -> None:
+    """Neither the size of the images nor the settings move anchors that the head was trained with."""
+    model = ModelConfig(neck_channels=8, head_convs=1, level_range=16)
+    old = build_detector("faster_rcnn", BACKBONE, 1, model, "none")
+    save_detector(tmp_path / "best.safetensors", old, ("cat",), 96, {})
+    start = read_warm_start(tmp_path)
+    for asked in (None, 16.0):
+        config = TrainConfig(detector="faster_rcnn", model=ModelConfig(level_range=asked))
+        assert resolve(config, "cpu", 10, 500, start).model.level_range == 16
+    config = TrainConfig(detector="faster_rcnn", model=ModelConfig(level_range=8))
+    with pytest.raises(ConfigError, match=r"model\.level_range 8 does not fit .* which have 16"):
+        complete_settings(config, start)
+
+
 def test_foreign_and_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         read_warm_start(tmp_path / "missing.pth")
@@ -284,6 +300,14 @@ def test_another_detector_of_torchvision_is_refused(build: Any, named: str, tmp_
     torch.save(build(weights=None, weights_backbone=None).state_dict(), tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match=named):
         read_warm_start(tmp_path / "other.pth")
+
+
+def test_a_retinanet_with_other_anchors_is_refused(tmp_path: Path) -> None:
+    anchors = AnchorGenerator(tuple((32 * 2**level,) for level in range(5)), ((0.5, 1.0, 2.0),) * 5)
+    model = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=7, anchor_generator=anchors)
+    torch.save(model.state_dict(), tmp_path / "few.pth")
+    with pytest.raises(CheckpointError, match=r"few\.pth: it has 3 anchors a cell, here there are 9"):
+        read_warm_start(tmp_path / "few.pth")
 
 
 def test_a_missing_or_misshapen_tensor_is_named(coco: tuple[nn.Module, dict[str, Tensor]], tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from sedet.data.formats import read_table
 from sedet.data.table import AnnotationTable, ImageEntry, Objects
-from sedet.errors import ConfigError, DataError
+from sedet.errors import ConfigError, DataError, SedetError
 from sedet.predict import agreed_classes, evaluate
 from sedet.predictor import Predictor
 
@@ -54,6 +54,21 @@ def test_metrics_need_a_file(tmp_path: Path) -> None:
         evaluate("absent", tmp_path / "absent.json", json=tmp_path / "file" / "m.json")
 
 
+def test_the_two_results_need_two_files(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for other in (tmp_path / "m.json", tmp_path / "sub" / ".." / "m.json"):
+        with pytest.raises(ConfigError, match="--json and --detections name the same file"):
+            evaluate("absent", tmp_path / "absent.json", json=tmp_path / "m.json", detections=other)
+
+
+def test_settings_are_checked_before_anything_is_read(tmp_path: Path) -> None:
+    for score in (-1, 2, float("nan")):
+        with pytest.raises(ConfigError, match="score_threshold must be from 0 to 1"):
+            evaluate("absent", tmp_path / "absent.json", score_threshold=score)
+    with pytest.raises(SedetError, match="area ranges"):
+        evaluate("absent", tmp_path / "absent.json", area_ranges=(96, 32))
+
+
 @pytest.mark.parametrize("order", [("cat", "red box"), ("red box", "cat")])
 def test_evaluate_matches_classes_by_name(red: Predictor, tmp_path: Path, order: tuple[str, ...]) -> None:
     path = write_coco(tmp_path, order, ["red box"] * 2)
@@ -93,6 +108,7 @@ def test_evaluate_names_classes_that_do_not_agree(red: Predictor, tmp_path: Path
     with pytest.raises(DataError, match=r"does not know: dog \(and lacks cat\).*--classes 'red box'"):
         evaluate("d", path, device="cpu")
     assert evaluate("d", path, classes=["red box"], device="cpu").boxes == 1
+    assert evaluate("d", path, classes="red box", device="cpu").boxes == 1  # not its letters
     with pytest.raises(DataError, match="does not know the class 'dog'"):
         evaluate("d", path, classes=["dog"], device="cpu")
     with pytest.raises(DataError, match="there is no class 'cat'"):

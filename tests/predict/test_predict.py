@@ -142,6 +142,20 @@ def test_a_folder_in_use_is_not_touched(red: Predictor, tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
+def test_paths_are_sources_too(red: Predictor, tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png")
+    for i, sources in enumerate((path, str(path), [path])):
+        assert predict_sources("d", sources, tmp_path / str(i), device="cpu").images == 1
+
+
+def test_numbers_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
+    for most in (0, -1):
+        with pytest.raises(ConfigError, match=f"max_detections must be 1 or more, not {most}"):
+            predict_sources("absent", ["x"], tmp_path / "out", max_detections=most)
+    with pytest.raises(ConfigError, match=r"score must be a number from 0 to 1, not the text '0\.3'"):
+        predict_sources("absent", ["x"], tmp_path / "out", score="0.3")  # type: ignore[arg-type]
+
+
 def test_wrong_format_and_source(red: Predictor, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no format 'xml'; there are: jsonl, csv, coco, yolo"):
         predict_sources("d", ["x"], tmp_path / "out", format="xml")

@@ -84,6 +84,8 @@ def test_grey_alpha_and_palette_pixels(red: Predictor) -> None:
     seen = red.predict(Image.fromarray(scene()).convert("RGBA"))
     assert seen.boxes.tolist() == [list(BOX)]
     assert red.predict(Image.fromarray(scene()).convert("P")).boxes.tolist() == [list(BOX)]
+    premultiplied = Image.new("LA", (80, 60), (0, 255)).convert("La")
+    assert red.predict(premultiplied).width == 80
     clear = Image.fromarray(np.dstack([scene(), np.zeros((60, 80), np.uint8)]))
     assert len(red.predict(clear)) == 0  # fully transparent: white
 
@@ -99,11 +101,25 @@ def test_grey_alpha_and_palette_pixels(red: Predictor) -> None:
         (torch.zeros(3, 20, 30), "tensor of torch.float32"),
         (Image.new("I;16", (5, 5)), "more than 8 bits"),
         ([None], "NoneType is no image"),
+        (None, "NoneType is no image: give a path"),  # of cv2.imread and a wrong path
+        (7, "int is no image"),
     ],
 )
 def test_wrong_pixels_are_refused(red: Predictor, image: Any, message: str) -> None:
     with pytest.raises(SedetError, match=message):
         red.predict(image)
+
+
+@pytest.mark.parametrize("most", [0, -1, "5"])
+def test_no_detections_cannot_be_asked_for(red: Predictor, most: Any) -> None:
+    with pytest.raises(ConfigError, match="max_detections must be 1 or more, not "):
+        red.predict(scene(), max_detections=most)
+
+
+@pytest.mark.parametrize("score", ["0.3", -0.1, float("nan")])
+def test_a_score_is_a_number_from_0_to_1(red: Predictor, score: Any) -> None:
+    with pytest.raises(ConfigError, match=r"score must be .*from 0 to 1, not "):
+        red.predict(scene(), score=score)
 
 
 def test_a_missing_file_is_named(red: Predictor) -> None:
@@ -218,6 +234,7 @@ def test_result_draws_on_the_image_it_is_of(red: Predictor, tmp_path: Path) -> N
 def test_devices() -> None:
     assert choose_device("cpu").type == "cpu"
     assert choose_device("auto").type in ("cpu", "cuda")
+    assert choose_device(None) == choose_device("auto")
     for name in ("gpu", "xpu", "cuda:77"):
         with pytest.raises(ConfigError, match=name):
             choose_device(name)
@@ -226,6 +243,8 @@ def test_devices() -> None:
 def test_a_missing_detector_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"best\.safetensors: there is no such detector"):
         load(tmp_path / "best.safetensors")
+    with pytest.raises(ConfigError, match="from the path of its file, not from NoneType"):
+        load(None)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

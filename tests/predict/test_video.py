@@ -14,7 +14,7 @@ from sedet import cli
 from sedet.detectors.file import save_detector
 from sedet.errors import DataError, ImageError
 from sedet.predict import predict_sources
-from sedet.video import VideoFile, frames, is_video, rate_of
+from sedet.video import VideoFile, find_videos, frames, is_video, rate_of
 from tests import tiny
 
 av = pytest.importorskip("av")
@@ -79,6 +79,78 @@ def test_broken_videos(tmp_path: Path) -> None:
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])  # its index stands at the end
     with pytest.raises(ImageError, match=r"cut\.mp4"):
         list(frames(tmp_path / "cut.mp4"))
+
+
+def written(path: Path, seconds: float = 4, sound: float = 0) -> Path:
+    """Noise in ten frames a second, which the codec cannot pack: half the bytes are half the frames."""
+    noise = np.random.default_rng(0)
+    with av.open(str(path), "w", options={"movflags": "faststart"} if path.suffix == ".mp4" else {}) as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        heard = container.add_stream("pcm_s16le", rate=8000, layout="mono") if sound else None
+        for _ in range(round(10 * seconds)):
+            pixels = noise.integers(0, 255, (48, 64, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+        for _ in range(round(sound)):
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+            silence.sample_rate = 8000
+            container.mux(heard.encode(silence))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi", "a.mkv"])
+@pytest.mark.parametrize("every", [1, 7])
+def test_a_cut_video_is_no_whole_one(tmp_path: Path, name: str, every: int) -> None:
+    """FFmpeg reads to the end of the bytes and says nothing, though the header tells of more."""
+    path = written(tmp_path / name)
+    assert len(list(frames(path, every))) == len(range(0, 40, every))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ImageError, match=r"breaks off after [12]\d frames \([12]\.\d of 4\.0 s\)"):
+        list(frames(path, every))
+
+
+def test_a_video_may_be_shorter_than_its_sound(tmp_path: Path) -> None:
+    assert len(list(frames(written(tmp_path / "a.mkv", seconds=2, sound=6)))) == 20
+
+
+def test_frames_that_a_player_does_not_show_are_not_missed(tmp_path: Path) -> None:
+    """Trimmed on a phone: the file holds all frames, and an edit list says to begin at the third second."""
+    with av.open(str(written(tmp_path / "a.mp4"))) as whole, av.open(str(tmp_path / "b.mp4"), "w") as trimmed:
+        source = whole.streams.video[0]
+        copy = trimmed.add_stream_from_template(source)
+        for packet in whole.demux(source):
+            if packet.dts is not None:
+                packet.pts, packet.dts = (round(t - 3 / source.time_base) for t in (packet.pts, packet.dts))
+                packet.stream = copy
+                trimmed.mux(packet)
+    assert len(list(frames(tmp_path / "b.mp4"))) == 10
+
+
+def test_a_single_frame_is_whole(tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.avi", "a.mkv"):
+        assert len(list(frames(written(tmp_path / name, seconds=0.1)))) == 1
+
+
+def test_a_cut_video_is_reported_after_its_frames(detector: Path, tmp_path: Path) -> None:
+    path = written(tmp_path / "a.mkv")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    done = predict_sources(detector, [str(path)], tmp_path / "out", every=5, device="cpu")
+    assert done.frames > 1 and len(done.skipped) == 1 and "breaks off after" in done.skipped[0]
+
+
+def test_a_quoted_glob_of_videos(detector: Path, tmp_path: Path) -> None:
+    """As a shell would expand it; a file that has such a name is meant itself."""
+    clips = [video(tmp_path / "in" / name, count=1) for name in ("b.mp4", "a.mp4", "c[1].mp4")]
+    (tmp_path / "in" / "folder.mp4").mkdir()
+    found = find_videos([str(clips[0]), str(tmp_path / "in" / "*.mp4")])
+    assert [path.name for path in found] == ["b.mp4", "a.mp4", "c[1].mp4"]
+    assert find_videos([str(clips[2])]) == [clips[2]]
+    done = predict_sources(detector, [str(tmp_path / "in" / "[ab].mp4")], tmp_path / "out", device="cpu")
+    assert done.frames == 2
+    with pytest.raises(DataError, match=r"\*\.mkv: no video matches"):
+        predict_sources(detector, [str(tmp_path / "in" / "*.mkv")], tmp_path / "none", device="cpu")
 
 
 def test_which_names_are_videos() -> None:

@@ -112,9 +112,11 @@ def _place(
     original_width, original_height = original or (width, height)
     scale = zoom * image_size / max(width, height)
     zoomed_width, zoomed_height = even(width * scale), even(height * scale)
+    side = even(image_size)
+    if zoom == 1:  # nothing is to be cropped; width * scale may be just above an odd size, and so rounded up from it
+        zoomed_width, zoomed_height = min(zoomed_width, side), min(zoomed_height, side)
     pixels = vf.resize(pixels, [factor * zoomed_height, factor * zoomed_width], antialias=True)
     matrix = np.diag([zoomed_width / original_width, zoomed_height / original_height, 1.0])
-    side = even(image_size)
     crop_width, crop_height = min(zoomed_width, side), min(zoomed_height, side)
     left = int(corner[0] * (zoomed_width - crop_width + 1))
     top = int(corner[1] * (zoomed_height - crop_height + 1))

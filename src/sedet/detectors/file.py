@@ -78,7 +78,7 @@ def load_detector(path: Path | str, device: torch.device | str = "cpu") -> Loade
     """Read a detector file.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or not written by sedet.
+        CheckpointError: the file is missing, damaged (also: weights that are not finite), or not written by sedet.
     """
     path = Path(path)
     if path.is_dir():
@@ -114,6 +114,12 @@ def load_detector(path: Path | str, device: torch.device | str = "cpu") -> Loade
     except RuntimeError as error:
         first = " ".join(str(error).split())[:160]
         raise CheckpointError(f"{path}: the weights do not fit their description ({first})") from error
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():  # else it would find nothing, and not say why
+            raise CheckpointError(
+                f"{path}: the weights are damaged ('{name}' is not finite). Copy the file again from where it was "
+                "trained, or train again, with a lower --rate if the losses grew"
+            )
     model.requires_grad_(False)
     model.eval().to(device)
     return LoadedDetector(model, classes, image_size, facts)

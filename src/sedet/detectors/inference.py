@@ -1,4 +1,9 @@
-"""From decoded images to detections in their own pixels: the one path that evaluation and prediction share."""
+"""From decoded images to detections in their own pixels: the path that evaluation and prediction share.
+
+They share what is below, not how files are read. Evaluation shrinks larger images to twice ``image_size`` when it reads
+them, so that they are shrunk twice; prediction shrinks only those over ``predict.LARGEST_SIDE`` pixels when it reads
+them. Scores of large images can differ a little between the two.
+"""
 
 from __future__ import annotations
 

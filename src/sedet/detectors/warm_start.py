@@ -15,6 +15,7 @@ from sedet.config import ModelConfig, TrainConfig
 from sedet.detectors.anchors import RATIOS, SCALES, cell_anchors
 from sedet.detectors.backbones import Backbone, read_state
 from sedet.detectors.build import Detector, Spec, assemble, with_assignment
+from sedet.detectors.faster_rcnn import FasterRCNNSpec
 from sedet.detectors.fcos import FCOSSpec
 from sedet.detectors.file import load_detector
 from sedet.detectors.retinanet import RetinaNetSpec
@@ -78,6 +79,9 @@ def complete_settings(config: TrainConfig, start: WarmStart) -> TrainConfig:
     level_range = model.level_range
     if level_range is None and start.source == "sedet" and isinstance(spec, FCOSSpec):
         level_range = spec.level_range
+    anchors = 2 * spec.anchor_strides if isinstance(spec, FasterRCNNSpec) else None  # the head learnt from these
+    if level_range is None:
+        level_range = anchors
     architecture = spec.to_dict()["detector"]
     if config.detector != architecture:
         raise ConfigError(
@@ -87,6 +91,7 @@ def complete_settings(config: TrainConfig, start: WarmStart) -> TrainConfig:
         ("backbone", config.backbone, spec.backbone),
         ("model.neck_channels", model.neck_channels, spec.neck_channels),
         ("model.head_convs", model.head_convs, spec.head_convs),
+        ("model.level_range", level_range, anchors or level_range),
     ):
         if asked is not None and asked != given:
             raise ConfigError(
@@ -186,6 +191,11 @@ def _torchvision(path: Path, given: Mapping[str, Tensor]) -> WarmStart:
             "here from its own: give the weights of retinanet_resnet50_fpn or fcos_resnet50_fpn"
         )
     anchors = 1 if "regression_head.bbox_ctrness.weight" in state else len(SCALES) * len(RATIOS)
+    if (given_anchors := len(state[BOX_BIAS]) // 4) != anchors:
+        raise CheckpointError(
+            f"{path}: it has {given_anchors} anchors a cell, here there are {anchors}: give weights of torchvision's "
+            "own retinanet_resnet50_fpn or fcos_resnet50_fpn, or train without --init"
+        )
     rows = len(state[CLASS_ROWS[0]]) // anchors
     for name in CLASS_ROWS:  # row 0 is the background
         state[name] = torch.unflatten(state[name], 0, (anchors, rows))[:, 1:].flatten(0, 1)

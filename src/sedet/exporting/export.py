@@ -28,7 +28,7 @@ from sedet.exporting.quantize import CALIBRATION_IMAGES, quantized
 from sedet.exporting.session import ExportedPredictor, OnnxSession, Session, TorchExportSession
 from sedet.files import naming, unwritable, write_atomically
 from sedet.predict import LARGEST_SIDE, detect_table, to_judge
-from sedet.predictor import Pixels, Predictor, check_score, load
+from sedet.predictor import Pixels, Predictor, check_most, check_score, load
 from sedet.reporting.report import ReportData, read_report_data
 from sedet.settings import load_config
 
@@ -204,8 +204,7 @@ def checked_options(
         raise ConfigError("int8 is made by ONNX Runtime: use it with the format onnx")
     if score is not None:
         check_score(score)
-    if max_detections < 1:
-        raise ConfigError(f"max_detections must be 1 or more, not {max_detections}")
+    check_most(max_detections)
     name = "best" if precision == "fp32" else f"best-{precision}"
     place = Path(detector) if Path(detector).is_dir() else Path(detector).parent
     path = Path(out) if out is not None else place / f"{name}{SUFFIXES[format]}"
