@@ -29,6 +29,7 @@ RIVAL_VARIANTS = {
     "2x": "2 times the updates",
     "share-0.1": "the surest 10 % of the regions",
     "weight-0.5": "weight 0.5",
+    "over-0.1": "threshold 0.1",
     "over-0.2": "threshold 0.2",
     "over-0.5": "threshold 0.5",
     "over-0.6-weight-2": "threshold 0.6, weight 2",

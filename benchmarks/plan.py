@@ -39,7 +39,7 @@ HARD = {
 
 TUNED: dict[str, dict[str, dict[str, Any]]] = {
     "consistent-teacher": {"weight-0.5": {"consistent_teacher.weight": 0.5}},
-    "csd": {"over-0.2": {"csd.threshold": 0.2}},
+    "csd": {"over-0.1": {"csd.threshold": 0.1}, "over-0.2": {"csd.threshold": 0.2}},
     "dense-teacher": {"share-0.1": {"dense_teacher.share": 0.1}},
     "mixpl": {
         "over-0.5": {"mixpl.threshold": 0.5},
