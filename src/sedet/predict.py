@@ -35,7 +35,7 @@ from sedet.outputs import (
     output_names,
     write_text,
 )
-from sedet.predictor import Pixels, Predictor, Result, batches, check_most, check_score, load
+from sedet.predictor import Pixels, Predictor, Result, batches, check_most, check_place, check_score, load
 from sedet.stream import images as read_images
 from sedet.stream import read_ahead, read_file, video_frames
 from sedet.tiles import TiledPredictor
@@ -254,8 +254,11 @@ def evaluate(
     """
     check_score(score_threshold, "score_threshold")
     area_bounds(area_ranges)  # for its checks: that of the metrics comes after all detections
-    given = () if isinstance(detector, Predictor) else (Path(detector), Path(detector) / "best.safetensors")
-    _check_outputs(json, detections, given)
+    if isinstance(detector, Predictor):
+        _check_outputs(json, detections, ())
+    else:
+        check_place(detector)
+        _check_outputs(json, detections, (Path(detector), Path(detector) / "best.safetensors"))
     table = data if isinstance(data, AnnotationTable) else read_table(data, images=images, split=split or "val")
     _check_outputs(json, detections, (Path(table.source),))
     predictor = detector if isinstance(detector, Predictor) else load(detector, device)

@@ -257,10 +257,14 @@ def load(path: str | Path, device: str | torch.device | None = "auto") -> Predic
         CheckpointError: missing, damaged, or not written by sedet.
         ConfigError: there is no such device, or the path is none.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise ConfigError(f"a detector is loaded from the path of its file, not from {type(path).__name__}")
+    check_place(path)
     chosen = choose_device(device)
     return Predictor(load_detector(Path(path), chosen), chosen)
+
+
+def check_place(path: object) -> None:
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"a detector is loaded from the path of its file, not from {type(path).__name__}")
 
 
 def choose_device(name: str | torch.device | None) -> torch.device:

@@ -117,13 +117,15 @@ def _promised(container: Any, stream: Any) -> float | None:
     step = float(stream.time_base or 0)
     if container.format.name == "avi" and stream.frames:
         return float(stream.frames * step)  # its duration is reckoned from the size of the file
-    if stream.duration:
+    # what follows is of the whole file in some formats, whose sound may be longer than the picture
+    alone = len(container.streams) == 1
+    if stream.duration and (alone or container.format.name != "asf"):
         return float(stream.duration * step)  # of some formats without the start: rather miss a cut than make one up
     hours, _, rest = stream.metadata.get("DURATION", "").partition(":")  # Matroska: 00:01:02.500000000
     with contextlib.suppress(ValueError):
         minutes, seconds = rest.split(":")
         return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    return container.duration / 1_000_000 if container.duration else None  # of the longest stream
+    return container.duration / 1_000_000 if alone and container.duration else None
 
 
 def rate_of(path: Path) -> Fraction:

@@ -111,8 +111,9 @@ def test_a_cut_video_is_no_whole_one(tmp_path: Path, name: str, every: int) -> N
         list(frames(path, every))
 
 
-def test_a_video_may_be_shorter_than_its_sound(tmp_path: Path) -> None:
-    assert len(list(frames(written(tmp_path / "a.mkv", seconds=2, sound=6)))) == 20
+@pytest.mark.parametrize("ending", [".mkv", ".mp4", ".wmv"])
+def test_a_video_may_be_shorter_than_its_sound(tmp_path: Path, ending: str) -> None:
+    assert len(list(frames(written(tmp_path / f"a{ending}", seconds=2, sound=6)))) == 20
 
 
 def test_frames_that_a_player_does_not_show_are_not_missed(tmp_path: Path) -> None:

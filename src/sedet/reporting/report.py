@@ -115,7 +115,7 @@ def report(
 def _is_page(path: Path) -> bool:
     """Such a file may be replaced; a detector or labels may not."""
     with path.open("rb") as file:
-        return file.read(15).lower() == b"<!doctype html>"
+        return file.read(15).lower() in (b"", b"<!doctype html>")
 
 
 def write_report(
