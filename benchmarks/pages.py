@@ -15,6 +15,7 @@ from benchmarks.rows import Row
 from benchmarks.tables import write_if_changed
 from benchmarks.values import (
     best_twin,
+    by_run,
     ceiling_rows,
     cell_rows,
     gain_of,
@@ -62,6 +63,8 @@ def readme_parts(
         twin = best_twin(rows, group)
         twins = cell_rows(rows, group, method="supervised", variant=twin)
         sed, top = cell_rows(rows, group, method="sed", variant="default"), ceiling_rows(rows, group)
+        both = by_run(twins).keys() & by_run(sed).keys()  # beside each other stand means over the same runs
+        twins, sed = ([row for row in side if (row["fold"], row["seed"]) in both] for side in (twins, sed))
         gains = gain_of(twins, sed)
         if not gains:
             continue

@@ -183,6 +183,8 @@ def test_marks_are_filled_once_and_again() -> None:
     assert "6 min" in fill(once, {"time": "6 min"}) and "5 min" not in fill(once, {"time": "6 min"})
     parts = readme_parts([result(10), result(14, method="sed")], [])
     assert "one seed, not conclusive" in parts["results-table"] and "+4.0" in parts["results-table"]
+    more = readme_parts([result(10), result(30, fold=2), result(14, method="sed")], [])
+    assert more["results-table"] == parts["results-table"], "a draw that SED was not run on counts for none"
 
 
 def test_rows_of_a_dirty_tree_are_not_for_tables(tmp_path: Path) -> None:
