@@ -56,16 +56,21 @@ def draw_curves(results: Sequence[Result], out: Path) -> list[Path]:
 
 
 def draw_curve(axes: Any, results: Sequence[Result], group: dict[str, Any]) -> None:
-    """Thin lines: each seed and fold. Thick: their mean, where all have the same steps."""
-    chosen = {}
-    for method, key, label, colour, dashes in LINES:
+    """Thin lines: each seed and fold that twin and SED both have. Thick: their mean, where all have the same steps."""
+    chosen = {
         # a cell judged on both splits has the same curve twice
-        curves = {
+        method: {
             (r["rows"][0]["fold"], r["rows"][0]["seed"]): r
             for r in results
             if select(r["rows"], **group, method=method, variant="default")
         }
-        chosen[method] = curves
+        for method in dict.fromkeys(line[0] for line in LINES)
+    }
+    shared = set.intersection(*(set(curves) for curves in chosen.values()))
+    if shared:
+        chosen = {method: {run: curves[run] for run in shared} for method, curves in chosen.items()}
+    for method, key, label, colour, dashes in LINES:
+        curves = chosen[method]
         lines = [[(p["step"], p[key]) for p in r["curve"]] for _, r in sorted(curves.items())]
         steps = [[s for s, _ in line] for line in lines]
         values = [[v for _, v in line] for line in lines]
