@@ -267,7 +267,7 @@ def test_wrong_words_are_named(argv: list[str], message: str, capsys: pytest.Cap
 
 def test_eval_prints_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     recorder = Recorder(types.SimpleNamespace(table=lambda: "AP 50.0"))
-    install(monkeypatch, "sedet.predict", evaluate=recorder)
+    install(monkeypatch, "sedet.judge", evaluate=recorder)
     assert cli.main(["eval", "d.safetensors", "v.json", "--json", "m.json", "--classes", "car", "dog"]) == 0
     assert capsys.readouterr().out == "AP 50.0\n"
     (args, kwargs), *_ = recorder.calls

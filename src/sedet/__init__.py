@@ -22,9 +22,11 @@ from sedet.errors import SedetError
 if TYPE_CHECKING:
     from sedet.evaluation.analysis import analyze
     from sedet.exporting.export import export
+    from sedet.judge import evaluate
     from sedet.labeling.label import label
     from sedet.labeling.merge import merge
-    from sedet.predict import evaluate, load, predict_sources
+    from sedet.predict import predict_sources
+    from sedet.predictor import load
     from sedet.reporting.report import report
 
     __version__: str
@@ -51,10 +53,10 @@ __all__ = [
 # Where a public name lives that is imported at its first use.
 _LAZY = {
     "analyze": "sedet.evaluation.analysis",
-    "evaluate": "sedet.predict",
+    "evaluate": "sedet.judge",
     "export": "sedet.exporting.export",
     "label": "sedet.labeling.label",
-    "load": "sedet.predict",
+    "load": "sedet.predictor",
     "merge": "sedet.labeling.merge",
     "predict_sources": "sedet.predict",
     "report": "sedet.reporting.report",

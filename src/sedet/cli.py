@@ -61,7 +61,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from sedet.predict import evaluate as judge
+    from sedet.judge import evaluate as judge
 
     show_warnings()
     metrics = judge(

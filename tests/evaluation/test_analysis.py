@@ -31,7 +31,7 @@ from sedet.evaluation.analysis import NUMBERS, REPORT, analyze
 from sedet.evaluation.challenge_plots import consistency
 from sedet.evaluation.challenges import size_bins
 from sedet.evaluation.two_sizes import TwoSizes, agreement, level_counts, measure, weight_sums
-from sedet.predict import evaluate
+from sedet.judge import evaluate
 from sedet.predictor import Predictor, load
 from tests import tiny
 from tests.detectors.test_faster_rcnn import network

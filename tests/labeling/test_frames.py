@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sedet.data.formats import read_table
+from sedet.data.frames import reframed
 from sedet.data.images import read_image
 from sedet.labeling.changes import BoxChanges
-from sedet.labeling.frames import reframed
 from sedet.labeling.label import label
 from sedet.labeling.merge import merge
 from sedet.predictor import Predictor

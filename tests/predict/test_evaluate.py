@@ -12,7 +12,7 @@ import pytest
 from sedet.data.formats import read_table
 from sedet.data.table import AnnotationTable, ImageEntry, Objects
 from sedet.errors import ConfigError, DataError, SedetError
-from sedet.predict import agreed_classes, evaluate
+from sedet.judge import agreed_classes, evaluate
 from sedet.predictor import Predictor
 
 from .scenes import BOX, CLASSES, save

@@ -15,7 +15,7 @@ from sedet import cli
 from sedet.detectors.file import LoadedDetector, save_detector
 from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError
-from sedet.predict import evaluate
+from sedet.judge import evaluate
 from sedet.predictor import Predictor
 from sedet.tiles import TiledPredictor
 from tests import tiny

@@ -10,7 +10,7 @@ import pytest
 from sedet.data.formats import read_table
 from sedet.detectors.file import save_detector
 from sedet.evaluation.coco import coco_metrics
-from sedet.predict import evaluate
+from sedet.judge import evaluate
 from sedet.training.pictures import Album
 from sedet.training.run import train
 from sedet.training.validate import Judge

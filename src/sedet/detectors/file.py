@@ -74,15 +74,19 @@ def save_detector(
     write_atomically(path, save(state, metadata={"sedet": json.dumps(facts)}))
 
 
+def detector_file(path: Path | str) -> Path:
+    """The file that is meant: of a run's folder the one it shipped."""
+    path = Path(path)
+    return path / "best.safetensors" if path.is_dir() else path
+
+
 def load_detector(path: Path | str, device: torch.device | str = "cpu") -> LoadedDetector:
     """Read a detector file.
 
     Raises:
         CheckpointError: the file is missing, damaged (also: weights that are not finite), or not written by sedet.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "best.safetensors"
+    path = detector_file(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such detector file. Training writes RUN/best.safetensors")
     try:

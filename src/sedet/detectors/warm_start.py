@@ -76,12 +76,10 @@ def complete_settings(config: TrainConfig, start: WarmStart) -> TrainConfig:
         ConfigError: a size was asked for that the weights do not have.
     """
     spec, model = start.spec, config.model
-    level_range = model.level_range
-    if level_range is None and start.source == "sedet" and isinstance(spec, FCOSSpec):
-        level_range = spec.level_range
-    anchors = 2 * spec.anchor_strides if isinstance(spec, FasterRCNNSpec) else None  # the head learnt from these
-    if level_range is None:
-        level_range = anchors
+    own = spec.level_range if start.source == "sedet" and isinstance(spec, FCOSSpec) else None
+    if isinstance(spec, FasterRCNNSpec):
+        own = 2 * spec.anchor_strides
+    level_range = own if model.level_range is None else model.level_range
     architecture = spec.to_dict()["detector"]
     if config.detector != architecture:
         raise ConfigError(
@@ -91,7 +89,8 @@ def complete_settings(config: TrainConfig, start: WarmStart) -> TrainConfig:
         ("backbone", config.backbone, spec.backbone),
         ("model.neck_channels", model.neck_channels, spec.neck_channels),
         ("model.head_convs", model.head_convs, spec.head_convs),
-        ("model.level_range", level_range, anchors or level_range),
+        # FCOS may be assigned by others, a head with anchors has learnt from its own
+        ("model.level_range", level_range, own if isinstance(spec, FasterRCNNSpec) else level_range),
     ):
         if asked is not None and asked != given:
             raise ConfigError(

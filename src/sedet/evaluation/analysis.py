@@ -27,8 +27,8 @@ from sedet.evaluation.errors import ERRORS, error_breakdown
 from sedet.evaluation.pairs import pair
 from sedet.evaluation.two_sizes import measure
 from sedet.files import unwritable, write_atomically
+from sedet.judge import agreed_classes, detect_table
 from sedet.outputs import check_new
-from sedet.predict import agreed_classes, detect_table
 from sedet.predictor import Predictor, load
 from sedet.text import printable
 

@@ -17,6 +17,7 @@ from sedet.data.images import read_image
 from sedet.data.sources import find_images
 from sedet.data.table import AnnotationTable
 from sedet.data.views import plain_view
+from sedet.detectors.file import detector_file
 from sedet.detectors.regions import Detections
 from sedet.errors import ConfigError, DataError, ImageError, SedetError
 from sedet.evaluation.coco import coco_metrics
@@ -27,7 +28,8 @@ from sedet.exporting.options import Format, Precision
 from sedet.exporting.quantize import CALIBRATION_IMAGES, quantized
 from sedet.exporting.session import ExportedPredictor, OnnxSession, Session, TorchExportSession
 from sedet.files import naming, unwritable, write_atomically
-from sedet.predict import LARGEST_SIDE, detect_table, to_judge
+from sedet.judge import detect_table, to_judge
+from sedet.predict import LARGEST_SIDE
 from sedet.predictor import Pixels, Predictor, check_most, check_score, load
 from sedet.reporting.report import ReportData, read_report_data
 from sedet.settings import load_config
@@ -212,7 +214,7 @@ def checked_options(
         raise ConfigError(f"{path} is a folder; give --out the name of a file, as {path / name}{SUFFIXES[format]}")
     if path.exists() and not overwrite:
         raise ConfigError(f"{path} is there already; give --overwrite to replace it, or another --out")
-    if (reason := unwritable(path, Path(detector), Path(detector) / "best.safetensors")) is not None:
+    if (reason := unwritable(path, detector_file(detector))) is not None:
         raise ConfigError(f"{path} cannot be written: {reason}. Give --out another place")
     return path
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sedet.detectors.file import detector_file
 from sedet.errors import CheckpointError, ConfigError
 from sedet.labeling.listing import root_of
 from sedet.labeling.look import FEATURES
@@ -25,7 +26,7 @@ def settings_of(
     shard_size: int,
 ) -> dict[str, Any]:
     """What a later call must share with this one."""
-    file = detector / "best.safetensors" if detector.is_dir() else detector
+    file = detector_file(detector)
     if not file.is_file():
         raise CheckpointError(f"{file}: there is no such detector file. Training writes RUN/best.safetensors")
     beside = file.with_name("student.safetensors")

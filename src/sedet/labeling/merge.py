@@ -18,6 +18,7 @@ import numpy as np
 
 from sedet.data.duplicates import same_pictures
 from sedet.data.formats import align_classes, read_table
+from sedet.data.frames import reframed
 from sedet.data.layout import absolute
 from sedet.data.table import AnnotationTable, ImageEntry, Objects
 from sedet.data.write import write_coco, write_json, write_text
@@ -26,7 +27,6 @@ from sedet.files import unwritable
 from sedet.labeling.changes import BoxChanges, compare, kept_pairs, matches
 from sedet.labeling.corrections import Corrections, read_corrections
 from sedet.labeling.facts import read_facts
-from sedet.labeling.frames import reframed
 from sedet.labeling.shards import Record, read_records
 from sedet.outputs import check_new
 

@@ -16,7 +16,7 @@ from sedet.data.split import holdout
 from sedet.data.table import AnnotationTable
 from sedet.errors import ConfigError, DataError, SedetError
 from sedet.files import unwritable, write_atomically
-from sedet.predict import agreed_classes, detect_table
+from sedet.judge import agreed_classes, detect_table
 from sedet.predictor import Predictor, load
 from sedet.reporting import run_charts
 from sedet.reporting.gallery import Budget, error_gallery
